@@ -1,0 +1,130 @@
+"""Run the three notebooks top to bottom and export each as an HTML page.
+
+By default the executed notebooks and the pages are written to build/ and nothing else changes. With
+--in-place the notebooks at the top level and the pages in notebooks/ are replaced, each pair when its
+notebook has run to the end on the full MNIST.
+"""
+import argparse
+import copy
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+from traitlets.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ('BasicAE', 'EasyDAE', 'ConvDAE')
+FULL_SIZE = 60000    # training images of MNIST
+
+
+class Runner(NotebookClient):
+    """Runs a notebook and prints what it prints, so that a long training can be followed."""
+
+    title = ''
+
+    def process_message(self, message, cell, cell_index):
+        """Handle a message from the kernel as usual; print the text in it."""
+        content = message['content']
+        clear_line = '\r\033[K' if sys.stdout.isatty() else ''
+        if message['msg_type'] == 'stream':
+            lines = [f'{self.title}: {line}\n' for line in content['text'].splitlines() if line.strip()]
+            print(clear_line + ''.join(lines), end='', flush=True)
+        elif message['msg_type'] == 'update_display_data' and clear_line:
+            print(f'{clear_line}{self.title}: {content["data"]["text/plain"]}', end='', flush=True)
+        return super().process_message(message, cell, cell_index)
+
+
+def code_digest(notebook):
+    """Return the SHA-256 of all code cells: it tells whether stored outputs belong to today's cells."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == 'code']
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+
+
+def run(name):
+    """Return the notebook of that name, executed in the project's folder.
+
+    Raises CellExecutionError if a cell fails.
+    """
+    notebook = nbformat.read(ROOT / f'{name}.ipynb', as_version=4)
+    runner = Runner(notebook, timeout=None, coalesce_streams=True, record_timing=False,
+                    resources={'metadata': {'path': str(ROOT)}},
+                    config=Config(KernelManager={'transport_encryption': 'auto'}))
+    runner.title = name
+    code_cells = [cell.id for cell in notebook.cells if cell.cell_type == 'code']
+
+    def announce(cell, cell_index):
+        if cell.id in code_cells:
+            number = code_cells.index(cell.id) + 1
+            print(f'{name}: cell {number} of {len(code_cells)}, {cell.id}', flush=True)
+
+    runner.on_cell_start = announce
+    runner.execute()
+    notebook.metadata = {'kernelspec': notebook.metadata.kernelspec, 'language_info': {'name': 'python'},
+                         'executed_code_sha256': code_digest(notebook)}
+    return notebook
+
+
+def training_images(notebook):
+    """Return how many training images the executed notebook says it used."""
+    (cell,) = (cell for cell in notebook.cells if cell.id == 'load_images')
+    printed = ''.join(output.get('text', '') for output in cell.outputs)
+    return int(printed.split('train_images: ')[1].split()[0].replace(',', ''))
+
+
+def page_of(notebook):
+    """Return a notebook as an HTML page, with links to the other pages in place of the other notebooks."""
+    notebook = copy.deepcopy(notebook)
+    notebook.metadata['title'] = notebook.cells[0].source.splitlines()[0].removeprefix('# ')
+    for cell in notebook.cells:
+        if cell.cell_type == 'markdown':
+            cell.source = cell.source.replace('.ipynb)', '.html)')
+    exporter = HTMLExporter(template_name='page', extra_template_basedirs=[str(ROOT / 'tools')])
+    return exporter.from_notebook_node(notebook)[0]
+
+
+def write(path, text):
+    """Write a file whole, or leave the one that is there as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + '.unfinished')
+    unfinished.write_text(text, encoding='utf-8')
+    unfinished.replace(path)
+
+
+def main():
+    """Run what the command line asks for; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--in-place', action='store_true',
+                        help='replace the notebooks at the top level and the pages in notebooks/')
+    parser.add_argument('names', nargs='*', metavar='name', help='notebooks to run (default: all three)')
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in NOTEBOOKS:
+            parser.error(f'there is no notebook {name}: choose from {", ".join(NOTEBOOKS)}')
+    notebook_folder = ROOT if arguments.in_place else ROOT / 'build'
+    page_folder = ROOT / 'notebooks' if arguments.in_place else ROOT / 'build'
+
+    written = []
+    for name in arguments.names or NOTEBOOKS:
+        try:
+            notebook = run(name)
+        except CellExecutionError as error:
+            print(f'{error}\n{name} stopped there; nothing was written for it.', file=sys.stderr)
+            return 1
+        if arguments.in_place and training_images(notebook) != FULL_SIZE:
+            print(f'{name} did not run on the {FULL_SIZE:,} images of MNIST: its stored run stays as it '
+                  'was. Put the archives into MNIST_data/, or connect to a network.', file=sys.stderr)
+            return 1
+        write(page_folder / f'{name}.html', page_of(notebook))
+        write(notebook_folder / f'{name}.ipynb', nbformat.writes(notebook) + '\n')
+        written += [notebook_folder / f'{name}.ipynb', page_folder / f'{name}.html']
+    print('Written:', *written, sep='\n  ')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
