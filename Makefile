@@ -2,6 +2,7 @@
 # make test     set up and pass the tests
 # make lab      open the notebooks in JupyterLab
 # make refresh  run the three notebooks in place on the full MNIST and renew notebooks/*.html
+# make pages    renew notebooks/*.html after a change of text, without running anything
 # make lint     check the style of code and notebooks
 # make clean    remove what the other targets made (never your data)
 
@@ -20,6 +21,9 @@ lab: .venv/installed
 refresh: .venv/installed
 	$(BIN)/python tools/run_notebooks.py --in-place
 
+pages: .venv/installed
+	$(BIN)/python tools/run_notebooks.py --pages
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 
@@ -35,4 +39,4 @@ clean:
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@
 
-.PHONY: run test lab refresh lint clean
+.PHONY: run test lab refresh pages lint clean

@@ -69,7 +69,17 @@ def stream_text(cells, name='stdout'):
     return ''.join(output.text for output in outputs if output.output_type == 'stream' and output.name == name)
 
 
-def execute(notebook, folder, parameters=None, keep=None, after=None, environment=None):
+class Client(NotebookClient):
+    """Runs a notebook and notes in its metadata each text with which a line is redrawn."""
+
+    def process_message(self, message, cell, cell_index):
+        """Handle a message from the kernel as usual."""
+        if message['msg_type'] == 'update_display_data':
+            self.nb.metadata.setdefault('redraws', []).append(message['content']['data']['text/plain'])
+        return super().process_message(message, cell, cell_index)
+
+
+def execute(notebook, folder, parameters=None, keep=None, after=None):
     """Run a notebook in a folder, in a new kernel; return it and what was kept.
 
     parameters: injected as papermill does it. after: id of the last cell to run (default: all of them).
@@ -86,10 +96,9 @@ def execute(notebook, folder, parameters=None, keep=None, after=None, environmen
     if keep:
         code = f'kept = {{}}\n{textwrap.dedent(keep)}\nnp.savez({str(result)!r}, **kept)'
         notebook.cells.append(nbformat.v4.new_code_cell(code))
-    client = NotebookClient(notebook, timeout=None, coalesce_streams=True, record_timing=False,
-                            resources={'metadata': {'path': str(folder)}},
-                            config=Config(KernelManager={'transport_encryption': 'auto'}))
-    client.execute(env={**os.environ, **(environment or {})})
+    Client(notebook, timeout=None, coalesce_streams=True, record_timing=False,
+           resources={'metadata': {'path': str(folder)}},
+           config=Config(KernelManager={'transport_encryption': 'auto'})).execute()
     if not keep:
         return notebook, {}
     del notebook.cells[-1]
@@ -100,8 +109,6 @@ def execute(notebook, folder, parameters=None, keep=None, after=None, environmen
 
 KEEP = """
 kept['losses'] = history.history['loss']
-kept['trainable'] = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-kept['output_shapes'] = np.array([str(layer.output.shape[1:]) for layer in model.layers])
 (figure,) = [figure for figure in drawn if 'reconstructed' in figure['rows']]
 columns = len(figure['images']) // len(figure['rows'])
 kept['looks'] = np.array([str(look) for look in figure['looks']])

@@ -2,7 +2,8 @@
 
 By default the executed notebooks and the pages are written to build/ and nothing else changes. With
 --in-place the notebooks at the top level and the pages in notebooks/ are replaced, each pair when its
-notebook has run to the end on the full MNIST.
+notebook has run to the end on the full MNIST. With --pages nothing runs: the pages in notebooks/ are renewed
+from the stored runs, which is enough after a change of text.
 """
 import argparse
 import copy
@@ -100,6 +101,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--in-place', action='store_true',
                         help='replace the notebooks at the top level and the pages in notebooks/')
+    parser.add_argument('--pages', action='store_true', help='run nothing, renew the pages in notebooks/')
     parser.add_argument('names', nargs='*', metavar='name', help='notebooks to run (default: all three)')
     arguments = parser.parse_args()
     for name in arguments.names:
@@ -110,6 +112,11 @@ def main():
 
     written = []
     for name in arguments.names or NOTEBOOKS:
+        if arguments.pages:
+            notebook = nbformat.read(ROOT / f'{name}.ipynb', as_version=4)
+            write(ROOT / 'notebooks' / f'{name}.html', page_of(notebook))
+            written.append(ROOT / 'notebooks' / f'{name}.html')
+            continue
         try:
             notebook = run(name)
         except CellExecutionError as error:
