@@ -168,14 +168,19 @@ def test_pca_is_that_of_the_training_images(runs, data):
     assert len(kept['size_psnr']) == len(kept['pca_psnr'])
 
 
-@pytest.mark.parametrize('name', NOTEBOOKS)
-def test_figure_says_when_the_losses_are_not_comparable(runs, name):
+@pytest.mark.parametrize(('name', 'difference'), [
+    ('BasicAE', '37 hidden units, not 64'),
+    ('EasyDAE', '0.3 noise factor, not 0.5'),
+    ('ConvDAE', '100 images in a batch, not 128'),
+])
+def test_figure_says_when_the_losses_are_not_comparable(runs, name, difference):
     sample_run, _ = runs(name, 'sample')
     (cell,) = (cell for cell in sample_run.cells if cell.id == 'curve')
     (figure,) = (output for output in cell.outputs if output.output_type == 'display_data')
     description = figure.metadata['image/png']['alt']
     assert 'NOT COMPARABLE' in description
     assert '4,000 training images, not 60,000' in description
+    assert difference in description
 
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
