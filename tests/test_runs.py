@@ -10,7 +10,6 @@ from conftest import (
     NOTEBOOKS,
     PARAMETERS,
     SAMPLE,
-    code_cell,
     execute,
     read_images,
     read_notebook,
@@ -190,20 +189,6 @@ def test_figure_compares_the_losses_on_the_full_data(runs, name):
     (cell,) = (cell for cell in full_run.cells if cell.id == 'curve')
     (figure,) = (output for output in cell.outputs if output.output_type == 'display_data')
     assert 'NOT COMPARABLE' not in figure.metadata['image/png']['alt']
-
-
-def test_many_steps_at_once_change_nothing(tmp_path):
-    notebook = read_notebook('BasicAE')
-    definition = code_cell(notebook, 'original').source.split('fast_model = ')[0]
-    assert 'steps_per_execution=39' in definition
-    keep = '\n'.join([
-        definition, "kept['at once'] = build(9, 0.01).fit(train_batches, epochs=2, verbose=0).history['loss']",
-        definition.replace('=39', '=1').replace('def build', 'def build_plain'),
-        "kept['one by one'] = build_plain(9, 0.01).fit(fresh_batches, epochs=2, verbose=0).history['loss']"])
-    cell = code_cell(notebook, 'batches')    # an iteration leaves its mark on a shuffled dataset: each fit gets one
-    cell.source += '\n' + cell.source.replace('train_batches = ', 'fresh_batches = ')
-    _, kept = execute(notebook, tmp_path, {'data_dir': str(SAMPLE)}, keep, after='batches')
-    np.testing.assert_array_equal(kept['at once'], kept['one by one'])
 
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
