@@ -108,6 +108,8 @@ def execute(notebook, folder, parameters=None, keep=None, after=None):
 
 
 KEEP = """
+if os.path.exists('/proc/self/status'):
+    kept['peak kilobytes'] = int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])
 kept['losses'] = history.history['loss']
 (figure,) = [figure for figure in drawn if 'reconstructed' in figure['rows']]
 columns = len(figure['images']) // len(figure['rows'])

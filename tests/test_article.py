@@ -44,7 +44,9 @@ LAYERS = {
 PARAMETER_COUNTS = {'BasicAE': 101200, 'EasyDAE': 50992, 'ConvDAE': 121281}
 OPTIMIZER = {'name': 'adam', 'learning_rate': 0.001, 'beta_1': 0.9, 'beta_2': 0.999, 'epsilon': 1e-8,
              'amsgrad': False, 'weight_decay': None, 'clipnorm': None, 'clipvalue': None}
-LOSS = 'sigmoid_cross_entropy_with_logits_v2'    # what tf.nn.sigmoid_cross_entropy_with_logits calls itself
+LOSS = {'name': 'binary_crossentropy', 'reduction': 'sum_over_batch_size', 'from_logits': True,
+        'label_smoothing': 0.0}
+BUILDING = {'parameters', 'hardware', 'model', 'encoder', 'two_steps', 'one_step', 'decoder', 'compile'}
 
 DESCRIBE = """
 import json
@@ -53,7 +55,7 @@ print('DESCRIPTION ' + json.dumps({
                for layer in model.layers],
     'parameters': sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
     'optimizer': model.optimizer.get_config(),
-    'loss': model.loss.__name__ if callable(model.loss) else str(model.loss),
+    'loss': model.loss.get_config() if isinstance(model.loss, keras.Loss) else {'name': str(model.loss)},
 }, default=str))
 """
 
@@ -61,30 +63,33 @@ print('DESCRIPTION ' + json.dumps({
 def describe(name, changes, folder):
     """Build a notebook's model once for each change, in one kernel; return what was built each time.
 
-    A change is two texts, of which the first is replaced by the second in the cells that build the model.
+    A change is pairs of texts, one behind the other, of which the first is replaced by the second in the cells
+    that build the model.
     """
     notebook = read_notebook(name)
-    building = [cell for cell in notebook.cells if cell.id in ('parameters', 'model', 'encoder', 'decoder', 'compile')]
-    notebook.cells = [code_cell(notebook, 'setup')]
-    for number, (before, after) in enumerate(changes):
-        assert sum(cell.source.count(before) for cell in building) > 0, f'{before} is not there to be changed'
-        for cell in building:
-            copy = nbformat.v4.new_code_cell(cell.source.replace(before, after), id=f'{cell.id}-{number}')
-            notebook.cells.append(copy)
+    building = [cell for cell in notebook.cells if cell.id in BUILDING]
+    notebook.cells = [code_cell(notebook, 'setup'), nbformat.v4.new_code_cell('train_images = range(60000)')]
+    for number, change in enumerate(changes):
+        sources = {cell.id: cell.source for cell in building}
+        for before, after in zip(change[::2], change[1::2]):
+            assert any(before in source for source in sources.values()), f'{before} is not there to be changed'
+            sources = {cell_id: source.replace(before, after) for cell_id, source in sources.items()}
+        notebook.cells += [nbformat.v4.new_code_cell(source, id=f'{cell_id}-{number}')
+                           for cell_id, source in sources.items()]
         notebook.cells.append(nbformat.v4.new_code_cell(DESCRIBE, id=f'describe-{number}'))
     notebook, _ = execute(notebook, folder)
     printed = stream_text(cell for cell in notebook.cells if cell.id.startswith('describe'))
     return [json.loads(line.removeprefix('DESCRIPTION ')) for line in printed.splitlines()]
 
 
-def differences(name, description):
+def differences(name, description, article_layers=None):
     """Return a sentence for everything in which a network is not the article's."""
     found = []
-    layers = description['layers']
-    kinds, article_kinds = [layer[1] for layer in layers], [layer[0] for layer in LAYERS[name]]
+    layers, article_layers = description['layers'], article_layers or LAYERS[name]
+    kinds, article_kinds = [layer[1] for layer in layers], [layer[0] for layer in article_layers]
     if kinds != article_kinds:
         found.append(f'layers: {kinds}, in the article {article_kinds}')
-    for (layer, _, shape, settings), (_, article_shape, article_settings) in zip(layers, LAYERS[name]):
+    for (layer, _, shape, settings), (_, article_shape, article_settings) in zip(layers, article_layers):
         if shape != article_shape:
             found.append(f'{layer}: output {shape}, in the article {article_shape}')
         for setting, value in article_settings.items():
@@ -98,12 +103,13 @@ def differences(name, description):
             actual = float(f'{actual:.6g}')    # Keras keeps it in float32
         if actual != value:
             found.append(f'optimizer: {setting} {actual}, in the article {value}')
-    if description['loss'] != LOSS:
-        found.append(f'loss: {description["loss"]}, in the article {LOSS}')
+    for setting, value in LOSS.items():
+        if description['loss'].get(setting) != value:
+            found.append(f'loss: {setting} {description["loss"].get(setting)}, in the article {value}')
     return found
 
 
-NO_CHANGE = ('', '')
+TWO_STEPS = ['one_step_upsampling = True ', 'one_step_upsampling = False ']
 CHANGES = {    # what is changed, and how the sentence begins that says so
     'BasicAE': [
         ('hidden_units = 64 ', 'hidden_units = 63 ', 'hidden: output [63]'),
@@ -113,14 +119,16 @@ CHANGES = {    # what is changed, and how the sentence begins that says so
     'EasyDAE': [
         ('learning_rate = 0.001', 'learning_rate = 0.01', 'optimizer: learning_rate 0.01'),
         ('keras.optimizers.Adam(learning_rate, epsilon=1e-8)', "'sgd'", 'optimizer: name sgd'),
-        ('loss=tf.nn.sigmoid_cross_entropy_with_logits', "loss='mse'", 'loss: mse'),
+        ('from_logits=True', 'from_logits=False', 'loss: from_logits False'),
+        ('keras.losses.BinaryCrossentropy(from_logits=True)', "'mean_squared_error'", 'loss: name mean_squared_error'),
     ],
     'ConvDAE': [
-        ("64, 3, padding='same', activation='relu', name='conv5'",
-         "48, 3, padding='same', activation='relu', name='conv5'", 'conv5: output [14, 14, 48]'),
+        ("upsample_then_convolve(x, 64, name='conv5')", "upsample_then_convolve(x, 48, name='conv5')",
+         'conv5: output [14, 14, 48]'),
         ("3, padding='same', activation='relu', name='conv2'",
          "5, padding='same', activation='relu', name='conv2'", 'conv2: kernel_size [5, 5]'),
-        ("'nearest', name='upsample3'", "'bilinear', name='upsample3'", 'upsample3: interpolation bilinear'),
+        ("interpolation='nearest', name=f'{name}_", "interpolation='bilinear', name=f'{name}_",
+         'conv6_upsample: interpolation bilinear'),
         ('Cropping2D(((0, 1), (0, 1))', 'Cropping2D(((1, 0), (1, 0))', 'crop: cropping [[1, 0], [1, 0]]'),
         ("x = layers.Cropping2D(((0, 1), (0, 1)), name='crop')(x)\n", '', 'layers: '),
     ],
@@ -129,8 +137,16 @@ CHANGES = {    # what is changed, and how the sentence begins that says so
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_network_is_that_of_the_article_and_any_change_is_named(name, tmp_path):
-    descriptions = describe(name, [NO_CHANGE, *(change[:2] for change in CHANGES[name])], tmp_path)
-    found = [differences(name, description) for description in descriptions]
+    article = TWO_STEPS if name == 'ConvDAE' else []
+    changes = [article, *([*article, *change[:2]] for change in CHANGES[name])]
+    found = [differences(name, description) for description in describe(name, changes, tmp_path)]
     assert found[0] == []
     for sentences, (_, _, expected) in zip(found[1:], CHANGES[name]):
         assert any(sentence.startswith(expected) for sentence in sentences), f'{expected} is not among {sentences}'
+
+
+def test_default_joins_the_last_two_upsamplings_with_their_convolutions(tmp_path):
+    (description,) = describe('ConvDAE', [[]], tmp_path)
+    layers = LAYERS['ConvDAE']
+    joined = [*layers[:10], ('UpsampleConv2D', [14, 14, 64], RELU), ('UpsampleConv2D', [28, 28, 64], RELU), layers[-1]]
+    assert differences('ConvDAE', description, joined) == []

@@ -4,13 +4,10 @@ import itertools
 import json
 import re
 import subprocess
-import sys
 from statistics import median
 
 import pytest
 from conftest import ARCHIVES, NOTEBOOKS, ROOT, code_cell, read_notebook, stream_text
-
-sys.path.insert(0, str(ROOT / 'tools'))
 from run_notebooks import code_digest
 
 LIMITS = {'BasicAE': 0.075, 'EasyDAE': 0.130, 'ConvDAE': 0.103}
@@ -61,7 +58,7 @@ def test_stored_run_is_full_and_good(name):
     notebook = read_notebook(name)
     printed = stream_text(notebook.cells)
     assert 'train_images: 60,000 images' in printed
-    assert 'test_images:  10,000 images' in printed
+    assert 'test_images: 10,000 images' in printed
     assert f'epoch {EPOCHS[name]:2}/{EPOCHS[name]}  ' in printed
     assert final_loss(notebook) <= LIMITS[name]
     curve = code_cell(notebook, 'curve')
@@ -116,13 +113,16 @@ def test_cells_are_readable(name):
 
 def test_cells_that_notebooks_share_are_the_same():
     first, *others = ({cell.id: cell.source for cell in code_cells(read_notebook(name))} for name in NOTEBOOKS)
-    for cell_id in ('setup', 'download', 'load_images', 'plot_rows', 'progress', 'plot_losses'):
+    for cell_id in ('setup', 'hardware', 'download', 'folder', 'load_images', 'plot_rows', 'progress', 'train',
+                    'plot_losses'):
         for other in others:
             assert other[cell_id] == first[cell_id], f'{cell_id} has drifted apart'
     easy, conv = others
-    for cell_id in ('add_noise', 'batches', 'measure', 'table'):
+    for cell_id in ('add_noise', 'measure', 'table'):
         assert easy[cell_id] == conv[cell_id], f'{cell_id} has drifted apart'
-    assert easy['plot_network'] == first['plot_network'], 'plot_network has drifted apart'
+    for cell_id in ('plot_network', 'threads', 'model', 'compile'):
+        same = first[cell_id].replace('BasicAE', 'EasyDAE').replace("name='image'", "name='noisy_image'")
+        assert easy[cell_id] == same, f'{cell_id} has drifted apart'
 
 
 def test_numbers_of_the_original_are_the_recorded_ones():
@@ -229,6 +229,7 @@ def test_numbers_in_the_readme_are_recorded():
         recorded |= produced(read_notebook(name))
     recorded |= numbers('\n'.join(seed_rows()))
     elsewhere = {'5000',             # digits in the sample: test_data.py counts them
+                 '20585',            # an issue of Keras
                  '3.11', '3.13',     # versions of Python
                  '3.0'}              # of a licence
     assert numbers(prose(readme)) - recorded - elsewhere == set()
