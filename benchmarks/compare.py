@@ -84,7 +84,7 @@ def notebook_cells(name, folder, precision='float32'):
     all_images = notebook.variables['train_images']
 
     def train(count, epochs):
-        notebook.variables.update(train_images=all_images[:count], epochs=epochs)
+        notebook.variables.update(train_images=all_images[:count], steps=count // BATCH_SIZE, epochs=epochs)
         notebook.run('batches')
         return notebook.run('train')
 
