@@ -1,12 +1,12 @@
 """Measure the notebooks' training beside three other ways to train the same networks.
 
-    .venv/bin/python benchmarks/compare.py              all three networks, about 20 minutes on two cores
+    .venv/bin/python benchmarks/compare.py              all three networks
     .venv/bin/python benchmarks/compare.py EasyDAE      one of them; the others keep their numbers
 
 For each network: the notebook's own cells; the original's graph of TensorFlow 1 (placeholders, feed_dict, noise from
 numpy, one session.run for each batch); plain Keras in the style of its denoising example; PyTorch, where it is
 installed. Each has a process of its own, and they take turns, so that a machine that is slow for a while is slow
-for all. Writes benchmarks/compare.json; the table it prints is the one in the README.
+for all. Writes benchmarks/compare.json; the tables it prints are those in the README.
 """
 import argparse
 import contextlib
@@ -32,13 +32,13 @@ BATCH_SIZE, LEARNING_RATE, NOISE_FACTOR = 128, 0.001, 0.5
 
 # Which part of the training images is taken in each round; of MNIST these are 60,000, 30,000 and 15,000. Half of the
 # images are trained on for twice as many epochs, so that each round makes as many steps, but for the slow ConvDAE.
-ROUNDS = {'BasicAE': [1, 2, 4] * 3, 'EasyDAE': [1, 2, 4] * 3, 'ConvDAE': [4, 2, 1]}
+ROUNDS = {'BasicAE': [1, 2, 4] * 3, 'EasyDAE': [1, 2, 4] * 3, 'ConvDAE': [4, 2, 4, 1, 4]}
 EPOCHS = {'BasicAE': 5, 'EasyDAE': 5, 'ConvDAE': 0.25}    # of all images, in each round
 OURS, ORIGINAL, KERAS, PYTORCH = 'this notebook', 'original graph', 'plain Keras', 'PyTorch'
 OURS_BFLOAT16 = 'this notebook, mixed_bfloat16'
 
-# Cells that only draw, and need not run before the training.
-DRAWING = {'look', 'noise', 'plot_rows', 'plot_network', 'network', 'checkerboard', 'resize', 'equal'}
+# Cells that only draw or compare, and need not run before the training.
+DRAWING = {'look', 'noise', 'plot_rows', 'plot_network', 'network', 'checkerboard', 'resize', 'order', 'equal', 'last'}
 
 
 def read_images(folder, name):
@@ -53,13 +53,12 @@ class Notebook:
 
     def __init__(self, name, parameters):
         """Read the notebook; parameters are set behind its cell of parameters."""
-        import nbformat
         from IPython.terminal.interactiveshell import TerminalInteractiveShell
         from traitlets.config import Config
 
         os.chdir(ROOT)
-        notebook = nbformat.read(ROOT / f'{name}.ipynb', as_version=4)
-        self.cells = {cell.id: cell.source for cell in notebook.cells if cell.cell_type == 'code'}
+        notebook = json.loads((ROOT / f'{name}.ipynb').read_text(encoding='utf-8'))
+        self.cells = {cell['id']: ''.join(cell['source']) for cell in notebook['cells'] if cell['cell_type'] == 'code'}
         self.cells['parameters'] += ''.join(f'\n{key} = {value!r}' for key, value in parameters.items())
         config = Config(HistoryManager={'enabled': False}, TerminalInteractiveShell={'simple_prompt': True})
         self.shell = TerminalInteractiveShell.instance(config=config)
@@ -214,7 +213,7 @@ def whole_notebook(name, folder):
     short = {'BasicAE': {'size_epochs': 1}, 'EasyDAE': {}, 'ConvDAE': {'dense_epochs': 1}}[name]
     notebook = Notebook(name, {'data_dir': str(folder), 'epochs': 1, **short})
     parts = {'starting IPython': time.perf_counter() - start}
-    groups = {'importing': ['setup'], 'loading data': ['download', 'folder', 'load_images', 'reshape', 'check']}
+    groups = {'importing': ['setup'], 'loading data': ['download', 'folder', 'load_images', 'images', 'check']}
 
     def train(count, epochs):
         for cell_id in list(notebook.cells):
@@ -232,7 +231,7 @@ def whole_notebook(name, folder):
 
 
 def serve(connection, make, arguments):
-    """Make a contestant, have it train as each order that arrives says, at last tell the peak memory in MB."""
+    """Make a contestant, have it train as each order that arrives says, or tell its peak memory so far in MB."""
     os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
     os.environ['MPLBACKEND'] = 'agg'
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -240,10 +239,12 @@ def serve(connection, make, arguments):
     try:
         train = make(*arguments)
         connection.send('ready')
-        while (order := connection.recv()) is not None:
-            connection.send(train(*order))
         unit = 1 if sys.platform == 'darwin' else 1024    # what ru_maxrss counts in, in bytes
-        connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
+        while (order := connection.recv()) is not None:
+            if order == 'peak memory':
+                connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
+            else:
+                connection.send(train(*order))
     except Exception as error:
         connection.send(error)
 
@@ -271,12 +272,15 @@ class Contestant:
         self.connection.send((count, epochs))
         return self.receive()
 
+    def peak_memory(self):
+        """Return the peak memory of the process so far, in MB."""
+        self.connection.send('peak memory')
+        return round(self.receive())
+
     def stop(self):
-        """End the process; return its peak memory in MB."""
+        """End the process."""
         self.connection.send(None)
-        peak = self.receive()
         self.process.join()
-        return peak
 
 
 def gigaflop(name, one_step):
@@ -298,7 +302,8 @@ def compare(name, folder, rounds):
     print(f'{name}: one whole run with a single epoch, for its memory and the time until the first step', flush=True)
     whole = Contestant(whole_notebook, name, folder)
     parts = {part: round(seconds, 2) for part, seconds in whole.train().items()}
-    record = {'seconds until the first step': parts, 'peak memory of all cells (MB)': round(whole.stop())}
+    record = {'seconds until the first step': parts, 'peak memory of all cells (MB)': whole.peak_memory()}
+    whole.stop()
 
     total = len(read_images(folder, name))
     contestants = {OURS: Contestant(notebook_cells, name, folder)}
@@ -313,7 +318,7 @@ def compare(name, folder, rounds):
     for contestant in contestants.values():
         contestant.train(10 * BATCH_SIZE)    # the first steps build graphs
     peaks = {precision: 0 for precision in products}
-    epochs = {label: [] for label in contestants}
+    epochs, memory = {label: [] for label in contestants}, {}
     for number, part in enumerate(rounds, start=1):
         count, times = total // part, max(1, round(part * EPOCHS[name]))
         for precision, contestant in products.items():
@@ -321,6 +326,8 @@ def compare(name, folder, rounds):
         for label, contestant in contestants.items():
             seconds = contestant.train(count, times) / times
             epochs[label].append((count, seconds))
+            if count == total:
+                memory.setdefault(label, contestant.peak_memory())    # of training on all images, once
             print(f'{name}, round {number}/{len(rounds)}, {count:,} images, {label}: '
                   f'{1000 * seconds / (count // BATCH_SIZE):.2f} ms per step', flush=True)
 
@@ -335,11 +342,11 @@ def compare(name, folder, rounds):
             'seconds per epoch': {
                 count: round(median(seconds for images, seconds in epochs[label] if images == count), 2)
                 for count in sorted({count for count, _ in epochs[label]})},
-            'peak memory (MB)': round(contestant.stop()),
+            'peak memory (MB)': memory.get(label) or contestant.peak_memory(),
             'GFLOP/s': round(speed, 1),
             'share of the matrix product': round(speed / peak, 3),
         }
-    for contestant in products.values():
+    for contestant in (*contestants.values(), *products.values()):
         contestant.stop()
     return record
 
@@ -358,6 +365,18 @@ def table(results):
                 f'| {name} | {label} | {median(times):.2f} ({min(times):.2f} to {max(times):.2f}) | '
                 f'{median(times) / ours:.2f} | {result["peak memory (MB)"]:,} MB | {result["GFLOP/s"]:.0f} '
                 f'({100 * result["share of the matrix product"]:.0f} %) | {epochs} |')
+    return lines
+
+
+def waiting(results):
+    """Return as lines of Markdown the seconds until the first training step, and the peak memory of a whole run."""
+    parts = list(next(iter(results.values()))['seconds until the first step'])
+    lines = [f'| network | {" | ".join(parts)} | in all | peak memory of a whole run |',
+             '| --- |' + ' --- |' * (len(parts) + 2)]
+    for name, record in results.items():
+        seconds = [record['seconds until the first step'][part] for part in parts]
+        times = ' | '.join(f'{value:.1f} s' for value in (*seconds, sum(seconds)))
+        lines.append(f'| {name} | {times} | {record["peak memory of all cells (MB)"]:,} MB |')
     return lines
 
 
@@ -383,7 +402,7 @@ def main():
         record[name]['cores'] = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
         record = {name: record[name] for name in NETWORKS if name in record}
         arguments.output.write_text(json.dumps(record, indent=1) + '\n')
-    print(*table(record), sep='\n')
+    print(*table(record), '', *waiting(record), sep='\n')
     return 0
 
 

@@ -14,6 +14,9 @@ and run the tests with the environment variable `WRITE_CASES` set to 1. Paths ar
 """
 
 
+checked = set()    # the lines that were asked for in this session
+
+
 def read_table():
     """Return the lines of the table."""
     if not TABLE.exists():
@@ -25,6 +28,7 @@ def check_case(case, happens, sees, folder):
     """Assert that the table has this line; with WRITE_CASES=1, add it."""
     sees = re.sub(r'/\S*/MNIST_data/sample', 'MNIST_data/sample', sees.replace(str(folder), '...')).replace('|', '/')
     line = f'| {case} | {happens} | {sees} |'
+    checked.add(line)
     lines = read_table()
     if os.environ.get('WRITE_CASES') and line not in lines:
         TABLE.write_text('\n'.join([*lines, line]) + '\n', encoding='utf-8')

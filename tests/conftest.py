@@ -134,6 +134,14 @@ if 'compared_rows' in globals():
     kept['compared'] = np.stack(figure['images']).reshape(4, -1, 28, 28)
     kept['dense reconstruction of what is drawn'] = tf.sigmoid(
         dense_model(kept['compared'][1].reshape(-1, 28, 28, 1)))
+if 'painted' in globals():
+    (figure,) = [figure for figure in drawn if 'its picture' in figure['rows']]
+    kept['painted'] = np.stack(figure['images']).reshape(2, -1, 28, 28)
+if 'inside' in globals():
+    (figure,) = [figure for figure in drawn if 'encoded\\n4 x 4' in figure['rows']]
+    kept['inside names'] = np.array(figure['rows'])
+    kept['inside conv1'] = np.stack(figure['images'][:8])
+    kept['conv1'] = tf.nn.relu(keras.Model(inputs, model.get_layer('conv1').output)(noisy_images[shown[:1]])[0])
 if 'size_psnr' in globals():
     kept['size_psnr'], kept['pca_psnr'] = size_psnr, pca_psnr
 """

@@ -8,6 +8,7 @@ from conftest import NOTEBOOKS, code_cell, execute, read_notebook, stream_text
 # Written from the article, not from the notebooks: kind of layer, shape of its output, settings.
 CONVOLUTION = {'kernel_size': [3, 3], 'strides': [1, 1], 'padding': 'same', 'use_bias': True}
 RELU, LINEAR = {**CONVOLUTION, 'activation': 'relu'}, {**CONVOLUTION, 'activation': 'linear'}
+FILTERS = {**LINEAR, 'use_bias': False}    # the bias and ReLU come after the pooling, which gives the same result
 POOLING = {'pool_size': [2, 2], 'strides': [2, 2], 'padding': 'same'}
 UPSAMPLING = {'size': [2, 2], 'interpolation': 'nearest'}
 
@@ -24,12 +25,12 @@ LAYERS = {
     'EasyDAE': dense_network(32),
     'ConvDAE': [
         ('InputLayer', [28, 28, 1], {}),
-        ('Conv2D', [28, 28, 64], RELU),
-        ('MaxPooling2D', [14, 14, 64], POOLING),
-        ('Conv2D', [14, 14, 64], RELU),
-        ('MaxPooling2D', [7, 7, 64], POOLING),
-        ('Conv2D', [7, 7, 32], RELU),
-        ('MaxPooling2D', [4, 4, 32], POOLING),
+        ('Conv2D', [28, 28, 64], FILTERS),
+        ('MaxPoolingBiasReLU', [14, 14, 64], POOLING),
+        ('Conv2D', [14, 14, 64], FILTERS),
+        ('MaxPoolingBiasReLU', [7, 7, 64], POOLING),
+        ('Conv2D', [7, 7, 32], FILTERS),
+        ('MaxPoolingBiasReLU', [4, 4, 32], POOLING),
         # TensorFlow 1 resizes 4 x 4 to 7 x 7 by taking the pixels 0, 0, 1, 1, 2, 2, 3: doubled, then cropped.
         ('UpSampling2D', [8, 8, 32], UPSAMPLING),
         ('Cropping2D', [7, 7, 32], {'cropping': [[0, 1], [0, 1]]}),
@@ -125,8 +126,10 @@ CHANGES = {    # what is changed, and how the sentence begins that says so
     'ConvDAE': [
         ("upsample_then_convolve(x, 64, name='conv5')", "upsample_then_convolve(x, 48, name='conv5')",
          'conv5: output [14, 14, 48]'),
-        ("3, padding='same', activation='relu', name='conv2'",
-         "5, padding='same', activation='relu', name='conv2'", 'conv2: kernel_size [5, 5]'),
+        ("3, padding='same', use_bias=False, name='conv2'",
+         "5, padding='same', use_bias=False, name='conv2'", 'conv2: kernel_size [5, 5]'),
+        ("MaxPoolingBiasReLU(2, padding='same', name='pool1')", "layers.MaxPooling2D(2, padding='same', name='pool1')",
+         'layers: '),
         ("interpolation='nearest', name=f'{name}_", "interpolation='bilinear', name=f'{name}_",
          'conv6_upsample: interpolation bilinear'),
         ('Cropping2D(((0, 1), (0, 1))', 'Cropping2D(((1, 0), (1, 0))', 'crop: cropping [[1, 0], [1, 0]]'),
@@ -145,8 +148,9 @@ def test_network_is_that_of_the_article_and_any_change_is_named(name, tmp_path):
         assert any(sentence.startswith(expected) for sentence in sentences), f'{expected} is not among {sentences}'
 
 
-def test_default_joins_the_last_two_upsamplings_with_their_convolutions(tmp_path):
+def test_default_joins_two_upsamplings_with_their_convolutions_and_turns_the_last(tmp_path):
     (description,) = describe('ConvDAE', [[]], tmp_path)
     layers = LAYERS['ConvDAE']
-    joined = [*layers[:10], ('UpsampleConv2D', [14, 14, 64], RELU), ('UpsampleConv2D', [28, 28, 64], RELU), layers[-1]]
+    joined = [*layers[:10], ('UpsampleConv2D', [14, 14, 64], RELU), ('UpsampleConv2D', [28, 28, 64], RELU),
+              ('Conv2DTranspose', *layers[-1][1:])]
     assert differences('ConvDAE', description, joined) == []

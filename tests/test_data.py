@@ -38,7 +38,7 @@ MIRRORS = ('https://storage.googleapis.com/cvdf-datasets/mnist/',
            'https://ossci-datasets.s3.amazonaws.com/mnist/')
 NOBODY = 'http://127.0.0.1:9/'    # the discard port: nothing answers there
 TRAIN, TEST = ARCHIVES['train'], ARCHIVES['test']
-LOADING = ('download', 'folder', 'load_images')
+LOADING = ('download', 'folder', 'load_images', 'images')
 needs_mnist = pytest.mark.skipif(not FULL, reason='the environment variable MNIST_DATA does not name the archives')
 PAGE = b'<!DOCTYPE html><title>Welcome to our hotel</title><p>Please log in.' + b' ' * 20000
 
@@ -157,7 +157,7 @@ def with_mirrors(notebook, mirrors):
 
 def load(folder, mirrors, parameters=None, name='BasicAE'):
     """Run a notebook until the images are loaded, with other mirrors; return what it printed."""
-    notebook, _ = execute(with_mirrors(read_notebook(name), mirrors), folder, parameters, after='load_images')
+    notebook, _ = execute(with_mirrors(read_notebook(name), mirrors), folder, parameters, after='images')
     assert stream_text(notebook.cells, 'stderr') == ''
     return stream_text(notebook.cells)
 
@@ -260,7 +260,8 @@ def test_folders_of_all_kinds(tmp_path):
         folder = cases[case][0]
         if case == 'no network and no sample':
             assert error[0] == 'FileNotFoundError'
-            check_case(case, 'stops', error[1], folder)
+            assert str(tmp_path) in error[1]    # where it looked
+            check_case(case, 'stops', error[1], tmp_path)
             continue
         assert error is None, f'{case}: {error}'
         if case in ('same pixels compressed anew', 'archives of your own'):
@@ -362,6 +363,7 @@ def test_nothing_is_there_after_a_kill_in_the_middle(serve, tmp_path):
     while not (tmp_path / 'MNIST_data').exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(2)
+    assert process.poll() is None, 'the download was over before it could be killed'
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not any((tmp_path / 'MNIST_data').iterdir())

@@ -20,6 +20,7 @@ IMPOSSIBLE = [    # parameter, value, notebooks that have it
     ('size_epochs', 0, ('BasicAE',)), ('sizes', [], ('BasicAE',)), ('sizes', [2, 0], ('BasicAE',)),
     ('original_learning_rate', 0, ('BasicAE',)),
     ('precision', 'float8', NOTEBOOKS), ('devices', ['GPU:7'], NOTEBOOKS),
+    ('devices', None, NOTEBOOKS), ('devices', 'CPU:0', NOTEBOOKS), ('one_step_upsampling', 'false', ('ConvDAE',)),
 ]
 ATTEMPTS = """
 import json

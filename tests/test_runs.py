@@ -99,6 +99,26 @@ def test_hidden_vectors_are_drawn_as_squares(runs, data):
     assert numbers.max() == pytest.approx(1)
 
 
+@pytest.mark.parametrize('data', DATA)
+def test_the_hidden_numbers_together_paint_the_reconstruction(runs, data):
+    _, kept = runs('BasicAE', data)
+    single, together = kept['painted']
+    np.testing.assert_allclose(together[-1], kept['row reconstructed'][0], atol=1e-4)
+    distances = np.abs(together - together[-1]).mean(axis=(1, 2))
+    assert distances[0] > distances[2] > distances[-2] > 0
+    strengths = np.abs(single - 0.5).sum(axis=(1, 2))
+    assert np.all(np.diff(strengths) <= 1e-3)    # the strongest first; grey is nothing
+
+
+@pytest.mark.parametrize('data', DATA)
+def test_the_inside_of_the_network_is_what_its_layers_put_out(runs, data):
+    _, kept = runs('ConvDAE', data)
+    assert [name.split()[0] for name in kept['inside names']] == ['conv1', 'pool2', 'encoded', 'conv4', 'conv6']
+    channels = np.moveaxis(kept['conv1'], 2, 0)
+    brightest = sorted(channels, key=np.mean, reverse=True)[:8]
+    np.testing.assert_allclose(kept['inside conv1'], brightest / channels.max(), atol=1e-5)
+
+
 @pytest.mark.parametrize(('name', 'data'), NOISY_RUNS)
 def test_noise_is_gaussian_with_the_given_factor_and_clipped(runs, name, data):
     _, kept = runs(name, data)
@@ -205,6 +225,6 @@ def test_one_run_is_every_run(runs, name, tmp_path):
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_leaves_nothing_behind(name, tmp_path):
-    execute(read_notebook(name), tmp_path, {'data_dir': str(SAMPLE)}, after='load_images')
+    execute(read_notebook(name), tmp_path, {'data_dir': str(SAMPLE)}, after='images')
     assert list(tmp_path.iterdir()) == []
     assert sorted(path.name for path in SAMPLE.iterdir()) == sorted(ARCHIVES.values())

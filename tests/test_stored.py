@@ -1,4 +1,5 @@
 """What is committed: the stored runs are of today's cells, clean and on the full MNIST; texts and tables agree."""
+import base64
 import html
 import itertools
 import json
@@ -7,8 +8,9 @@ import subprocess
 from statistics import median
 
 import pytest
+from compare import table, waiting
 from conftest import ARCHIVES, NOTEBOOKS, ROOT, code_cell, read_notebook, stream_text
-from run_notebooks import code_digest
+from run_notebooks import PICTURE, RESULT, code_digest
 
 LIMITS = {'BasicAE': 0.075, 'EasyDAE': 0.130, 'ConvDAE': 0.103}
 EPOCHS = {'BasicAE': 20, 'EasyDAE': 30, 'ConvDAE': 10}
@@ -86,7 +88,10 @@ def test_page_shows_the_stored_run(name):
     words = re.sub(r'\W', '', text)
     for cell in notebook.cells:
         if cell.cell_type == 'markdown':
-            assert re.sub(r'\W', '', re.sub(r'\]\([^)]*\)', '', cell.source)) in words, \
+            for description in re.findall(r'!\[([^]]*)\]', cell.source):
+                assert f'alt="{description}"' in page
+            written = re.sub(r'!\[[^]]*\]\([^)]*\)|\]\([^)]*\)', '', cell.source)
+            assert re.sub(r'\W', '', written) in words, \
                 f'the page has another text {cell.id}: run "make pages"'
     for cell in code_cells(notebook):
         assert ''.join(cell.source.split()) in ''.join(text.split()), f'the page has another cell {cell.id}'
@@ -96,6 +101,18 @@ def test_page_shows_the_stored_run(name):
             elif 'image/png' in output.data:
                 assert ''.join(output.data['image/png'].split()) in ''.join(page.split())
                 assert f'alt="{output.metadata["image/png"]["alt"]}"' in html.unescape(page)
+
+
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_notebook_opens_with_the_picture_of_its_result(name):
+    notebook = read_notebook(name)
+    (drawn,) = (output.data['image/png'] for output in code_cell(notebook, RESULT[name]).outputs
+                if 'image/png' in output.get('data', {}))
+    picture = notebook.cells[0].attachments['result.png']['image/png']
+    assert base64.b64decode(picture) == base64.b64decode(drawn)
+    assert '](attachment:result.png)' in notebook.cells[0].source
+    if name == 'ConvDAE':
+        assert PICTURE.read_bytes() == base64.b64decode(picture)
 
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
@@ -118,9 +135,9 @@ def test_cells_that_notebooks_share_are_the_same():
         for other in others:
             assert other[cell_id] == first[cell_id], f'{cell_id} has drifted apart'
     easy, conv = others
-    for cell_id in ('add_noise', 'measure', 'table'):
+    for cell_id in ('add_noise', 'denoise', 'measure', 'table'):
         assert easy[cell_id] == conv[cell_id], f'{cell_id} has drifted apart'
-    for cell_id in ('plot_network', 'threads', 'model', 'compile'):
+    for cell_id in ('plot_network', 'threads', 'images', 'model', 'compile'):
         same = first[cell_id].replace('BasicAE', 'EasyDAE').replace("name='image'", "name='noisy_image'")
         assert easy[cell_id] == same, f'{cell_id} has drifted apart'
 
@@ -166,7 +183,30 @@ def result_rows():
     return ['| ' + ' | '.join(re.split(r'  +', line.strip())) + ' |' for line in printed]
 
 
-@pytest.mark.parametrize('rows', [seed_rows, result_rows])
+def notebook_rows():
+    """Return the README's rows on the notebooks: what they build, PSNR and time of training of the stored runs."""
+    texts = {'BasicAE': ('dense, 784 - 64 - 784', 'what 64 numbers can hold; how 2 to 256 compare with PCA'),
+             'EasyDAE': ('dense, 784 - 32 - 784', 'noise in, clean digits out'),
+             'ConvDAE': ('convolutional, 28x28x1 - 4x4x32 - 28x28x1', 'why convolutions do it better, '
+                                                                      'and why to upsample first')}
+    rows = []
+    for name, (network, shows) in texts.items():
+        notebook = read_notebook(name)
+        if name == 'BasicAE':
+            printed = stream_text([code_cell(notebook, 'measure')])
+            quality = re.search(r'PSNR ([0-9.]+) dB', printed)[1] + ' dB, rebuilt'
+        else:
+            lines = stream_text([code_cell(notebook, 'table')]).splitlines()[1:]
+            before, after = (re.findall(r'[0-9.]+', line)[1] for line in (lines[0], lines[-2]))
+            quality = f'{before} dB noisy, {after} dB denoised'
+        (line,) = (output.data['text/plain'] for output in code_cell(notebook, 'train').outputs
+                   if output.output_type == 'display_data')
+        seconds = re.fullmatch(r'468 steps in each epoch, (\d+) s in all', line)[1]
+        rows.append(f'| [{name}]({name}.ipynb) | {network} | {shows} | {quality} | {seconds} s |')
+    return rows
+
+
+@pytest.mark.parametrize('rows', [notebook_rows, seed_rows, result_rows])
 def test_readme_holds_the_recorded_results(rows):
     readme = (ROOT / 'README.md').read_text(encoding='utf-8').splitlines()
     for row in rows():
@@ -227,7 +267,9 @@ def test_numbers_in_the_readme_are_recorded():
     recorded = numbers((ROOT / 'benchmarks' / 'seeds.json').read_text())
     for name in NOTEBOOKS:
         recorded |= produced(read_notebook(name))
-    recorded |= numbers('\n'.join(seed_rows()))
+    recorded |= numbers('\n'.join([*seed_rows(), *notebook_rows()]))
+    comparison = json.loads((ROOT / 'benchmarks' / 'compare.json').read_text())
+    recorded |= numbers('\n'.join([*table(comparison), *waiting(comparison)]))
     elsewhere = {'5000',             # digits in the sample: test_data.py counts them
                  '20585',            # an issue of Keras
                  '3.11', '3.13',     # versions of Python
