@@ -223,6 +223,14 @@ def test_one_run_is_every_run(runs, name, tmp_path):
             assert before.get('text') == after.get('text'), f'another text in {first_cell.id}'
 
 
+def test_size_of_a_batch_stays_open(tmp_path):
+    """TensorFlow adds up gradients in varying order where it knows that size and finds that much memory is needed."""
+    _, kept = execute(read_notebook('ConvDAE'), tmp_path, {'data_dir': str(SAMPLE)},
+                      "kept['shape'] = np.array(train_batches.element_spec[0].shape.as_list(), 'float')",
+                      after='batches')
+    np.testing.assert_array_equal(kept['shape'], [np.nan, 28, 28, 1])
+
+
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_leaves_nothing_behind(name, tmp_path):
     execute(read_notebook(name), tmp_path, {'data_dir': str(SAMPLE)}, after='images')
