@@ -28,7 +28,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf .venv build .pytest_cache .ruff_cache
+	rm -rf .venv build .pytest_cache .ruff_cache ConvDAE.keras
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
