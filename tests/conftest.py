@@ -1,8 +1,13 @@
-"""What the tests share: run a notebook in a kernel of its own, and bring back what it computed."""
+"""What the tests share: cells run in this process (TensorFlow is imported once), and short runs in kernels."""
 import gzip
+import io
+import itertools
+import linecache
 import os
-import textwrap
+import pickle
+import socket
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import numpy as np
@@ -17,31 +22,47 @@ ARCHIVES = {'train': 'train-images-idx3-ubyte.gz', 'test': 't10k-images-idx3-uby
 SAMPLE = ROOT / 'MNIST_data' / 'sample'
 FULL = Path(os.environ['MNIST_DATA']).resolve() if os.environ.get('MNIST_DATA') else None
 DATA = {'sample': SAMPLE, 'full': FULL}
+NOBODY = 'http://127.0.0.1:9/'    # in place of a mirror: the discard port, where nothing answers
 
-# Shortened runs: every cell is executed, few epochs are trained. The parameters that are not set to make
-# it short are set to something else than in the notebook, so that a number written into a cell would show.
+# Runs in kernels. On the sample every parameter is another than in the notebook, so that a number written into a cell
+# would show; on the full data only those are changed that make the run short.
+OTHER = {'batch_size': 100, 'learning_rate': 0.002, 'seed': 3, 'shown': [5, 9, 5]}
 PARAMETERS = {
-    ('BasicAE', 'sample'): {'epochs': 2, 'sizes': [2, 37], 'size_epochs': 1, 'hidden_units': 37},
-    ('EasyDAE', 'sample'): {'epochs': 2, 'noise_factor': 0.3},
-    ('ConvDAE', 'sample'): {'epochs': 2, 'dense_epochs': 1, 'batch_size': 100},
+    ('BasicAE', 'sample'): {**OTHER, 'epochs': 2, 'hidden_units': 37, 'original_learning_rate': 0.05, 'sizes': [2, 37],
+                            'size_epochs': 1},
+    ('EasyDAE', 'sample'): {**OTHER, 'epochs': 2, 'hidden_units': 37, 'noise_factor': 0.3},
+    ('ConvDAE', 'sample'): {**OTHER, 'epochs': 1, 'noise_factor': 0.3, 'dense_units': [37], 'dense_epochs': 1,
+                            'distances': [0, 4], 'noise_factors': [0.6], 'flipped': 0.3},
     ('BasicAE', 'full'): {'epochs': 2, 'sizes': [2, 64], 'size_epochs': 1},
     ('EasyDAE', 'full'): {'epochs': 2},
-    ('ConvDAE', 'full'): {'epochs': 1, 'dense_epochs': 2},
+    ('ConvDAE', 'full'): {'epochs': 1, 'dense_units': [32], 'dense_epochs': 1, 'distances': [4],
+                          'noise_factors': [0.25]},
 }
-
-# Put behind the cell that defines show(): keeps what each figure of images really draws.
+# Put behind the cell that defines show(): keeps what each figure shows, by its title.
 KEEP_FIGURES = """
-drawn = []
+
+figures = {}
 
 
-def show(figure, description, show=show):
-    images = [axes for axes in figure.axes if axes.images]
-    drawn.append({
-        'rows': [axes.get_ylabel() for axes in images if axes.get_ylabel()],
-        'images': [np.array(axes.images[0].get_array()) for axes in images],
-        'looks': {(axes.images[0].get_clim(), axes.images[0].get_cmap().name) for axes in images},
-    })
-    show(figure, description)
+def show(figure, description, result=False, draw=show):
+    kept = figures[figure.get_suptitle() or figure.axes[0].get_title()] = {'rows': {}, 'curves': {}}
+    for axes in figure.axes:
+        kept['curves'] |= {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+        if axes.images:
+            name = axes.get_ylabel() or name
+            kept['rows'].setdefault(name, []).append(np.array(axes.images[0].get_array()))
+            assert (axes.images[0].get_clim(), axes.images[0].get_cmap().name) == ((0, 1), 'Greys_r')
+    draw(figure, description, result)
+"""
+# Put at the end: keeps what the tests look at. Keras pickles a model as the bytes of its file.
+KEEP = """
+import pickle
+losses = history.history['loss']
+status = open('/proc/self/status').read() if os.path.exists('/proc/self/status') else None
+names = ['figures', 'losses', 'status', 'model', 'networks', 'noisy_images', 'reconstructed', 'median', 'linear',
+         'narrow', 'hidden_vectors', 'pca_psnr', 'moved_psnr', 'salt_and_pepper', *PARAMETERS]
+with open(KEPT, 'wb') as file:
+    pickle.dump({name: globals()[name] for name in names if name in globals()}, file)
 """
 
 
@@ -56,6 +77,12 @@ def code_cell(notebook, cell_id):
     return cell
 
 
+def stream_text(cells, name='stdout'):
+    """Return all that the cells printed."""
+    outputs = (output for cell in cells if cell.cell_type == 'code' for output in cell.outputs)
+    return ''.join(output.text for output in outputs if output.output_type == 'stream' and output.name == name)
+
+
 def read_images(path):
     """Read an IDX archive without the notebooks' help: uint8, shape (count, height, width)."""
     content = gzip.decompress(path.read_bytes())
@@ -63,10 +90,96 @@ def read_images(path):
     return np.frombuffer(content, np.uint8, offset=16).reshape(shape)
 
 
-def stream_text(cells, name='stdout'):
-    """Return all that the cells printed."""
-    outputs = (output for cell in cells if cell.cell_type == 'code' for output in cell.outputs)
-    return ''.join(output.text for output in outputs if output.output_type == 'stream' and output.name == name)
+def cut_sample(folder, train_count, test_count):
+    """Write archives with the first images of the sample into a folder; return the folder."""
+    for part, count in (('train', train_count), ('test', test_count)):
+        header = np.array([2051, count, 28, 28], '>i4').tobytes()
+        pixels = read_images(SAMPLE / ARCHIVES[part])[:count].tobytes()
+        (folder / ARCHIVES[part]).write_bytes(gzip.compress(header + pixels))
+    return folder
+
+
+def import_tensorflow():
+    """Import TensorFlow and return Keras, whatever the settings of the one who tests; one thread for each worker."""
+    with mock.patch.dict(os.environ, KERAS_BACKEND='tensorflow', TF_CPP_MIN_LOG_LEVEL='3'):
+        import keras
+        import matplotlib as mpl
+        import tensorflow as tf
+    tf.config.threading.set_intra_op_parallelism_threads(1)    # it cannot be changed later
+    mpl.use('agg')
+    keras.backend.clear_session()    # also the settings of precision
+    return keras
+
+
+class Screen:
+    """Takes the place of display() and what it returns, which need a kernel; renders figures if asked to."""
+
+    renders = False
+
+    def __call__(self, *objects, **options):
+        for each in objects:
+            if self.renders and hasattr(each, 'savefig'):
+                each.savefig(io.BytesIO())
+        return self
+
+    update = __call__
+
+
+class Cells:
+    """The code cells of a notebook, run in this process; `space` holds their variables."""
+
+    numbers = itertools.count()
+
+    def __init__(self, name, **parameters):
+        cells = [cell for cell in read_notebook(name).cells if cell.cell_type == 'code']
+        self.sources = {cell.id: cell.source for cell in cells}
+        self.parameters, self.space, self.screen = parameters, {'__name__': '__main__'}, Screen()
+        self.change('%matplotlib inline\n', '')
+        self.sources['plot'] += KEEP_FIGURES
+
+    def change(self, before, after):
+        """Replace a text in the cells; fail where it is in none."""
+        assert any(before in source for source in self.sources.values()), f'no cell has {before!r}'
+        self.sources = {cell_id: source.replace(before, after) for cell_id, source in self.sources.items()}
+
+    def execute(self, source, name):
+        """Execute a source; its lines are kept for tracebacks and for TensorFlow's autograph."""
+        file = f'<{name} {next(self.numbers)}>'
+        linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
+        with mock.patch.dict(os.environ):    # a kernel that is started later sees nothing of it
+            exec(compile(source, file, 'exec'), self.space)
+
+    def run(self, *cell_ids):
+        """Run cells in the given order and return their variables."""
+        for cell_id in cell_ids:
+            if cell_id == 'setup' and 'keras' not in self.space:
+                import_tensorflow()
+            self.execute(self.sources[cell_id], cell_id)
+            if cell_id == 'setup':
+                self.space['display'] = self.space['result_handle'] = self.screen
+            elif cell_id == 'parameters':
+                assert self.parameters.keys() <= self.space.keys()
+                self.space |= self.parameters
+            elif cell_id == 'faster':
+                self.space['milliseconds'] = lambda network, images: 0    # not timed here
+        return self.space
+
+    def run_to(self, last):
+        """Run all cells up to one, but for those that only draw."""
+        drawing = {'look', 'noise', 'network', 'checkerboard', 'resize'}
+        ids = list(self.sources)
+        return self.run(*(cell_id for cell_id in ids[:ids.index(last) + 1] if cell_id not in drawing))
+
+    def import_packages(self):
+        """Import what the cell `setup` imports, but for what is slow to import."""
+        slow = {'keras', 'tensorflow', 'matplotlib', 'IPython'}
+        lines = [line for line in self.sources['setup'].splitlines() if line.startswith(('import ', 'from '))]
+        self.execute('\n'.join(line for line in lines if line.split()[1].split('.')[0] not in slow), 'imports')
+
+    @property
+    def trained(self):
+        """The network that the notebook trains: `model`, in ConvDAE `network`."""
+        return self.space.get('network', self.space['model'])
 
 
 class Client(NotebookClient):
@@ -75,97 +188,82 @@ class Client(NotebookClient):
     def process_message(self, message, cell, cell_index):
         """Handle a message from the kernel as usual."""
         if message['msg_type'] == 'update_display_data':
-            self.nb.metadata.setdefault('redraws', []).append(message['content']['data']['text/plain'])
+            self.nb.metadata.setdefault('redraws', []).append(message['content']['data'].get('text/plain'))
         return super().process_message(message, cell, cell_index)
 
 
-def execute(notebook, folder, parameters=None, keep=None, after=None):
-    """Run a notebook in a folder, in a new kernel; return it and what was kept.
+class Run(dict):
+    """The variables that were kept of a notebook run in a kernel, with the executed notebook itself."""
 
-    parameters: injected as papermill does it. after: id of the last cell to run (default: all of them).
-    keep: code run at the end, in which `kept` is a dictionary to fill with arrays.
-    """
-    notebook.metadata['papermill'] = {}    # papermill expects what it adds when it reads a file itself
-    for cell in notebook.cells:
-        cell.metadata.setdefault('tags', [])
-    notebook = papermill.parameterize.parameterize_notebook(notebook, parameters or {})
-    if after:
-        last = [cell.id for cell in notebook.cells].index(after)
-        notebook.cells = notebook.cells[:last + 1]
-    result = folder / 'kept.npz'
-    if keep:
-        code = f'kept = {{}}\n{textwrap.dedent(keep)}\nnp.savez({str(result)!r}, **kept)'
-        notebook.cells.append(nbformat.v4.new_code_cell(code))
-    Client(notebook, timeout=None, coalesce_streams=True, record_timing=False,
-           resources={'metadata': {'path': str(folder)}},
-           config=Config(KernelManager={'transport_encryption': 'auto'})).execute()
-    if not keep:
-        return notebook, {}
-    del notebook.cells[-1]
-    kept = dict(np.load(result))
-    result.unlink()
-    return notebook, kept
+    def __init__(self, name, data, folder, last=None):
+        """Run a notebook in a folder, up to a last cell (default: all)."""
+        self.data, self.folder = DATA[data], folder / 'run'
+        self.folder.mkdir()
+        notebook = read_notebook(name)
+        code_cell(notebook, 'plot').source += KEEP_FIGURES
+        if last:
+            del notebook.cells[notebook.cells.index(code_cell(notebook, last)) + 1:]
+        notebook.metadata['papermill'] = {}    # papermill expects what it adds when it reads a file itself
+        for cell in notebook.cells:
+            cell.metadata.setdefault('tags', [])
+        parameters = {'data_dir': str(self.data), **PARAMETERS[name, data]}
+        self.notebook = papermill.parameterize.parameterize_notebook(notebook, parameters)
+        defaults = {}
+        exec(code_cell(notebook, 'parameters').source, defaults)
+        keep = KEEP.replace('PARAMETERS', repr(list(defaults)[1:])).replace('KEPT', repr(str(folder / 'kept')))
+        self.notebook.cells.append(nbformat.v4.new_code_cell(keep))
+        Client(self.notebook, timeout=None, coalesce_streams=True, record_timing=False,
+               resources={'metadata': {'path': str(self.folder)}},
+               config=Config(KernelManager={'transport_encryption': 'auto'})).execute()
+        del self.notebook.cells[-1]
+        import_tensorflow()
+        super().__init__(pickle.loads((folder / 'kept').read_bytes()))
 
+    def printed(self, cell_id):
+        """Return what a cell printed."""
+        return stream_text([code_cell(self.notebook, cell_id)])
 
-KEEP = """
-if os.path.exists('/proc/self/status'):
-    kept['peak kilobytes'] = int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])
-kept['losses'] = history.history['loss']
-(figure,) = [figure for figure in drawn if 'reconstructed' in figure['rows']]
-columns = len(figure['images']) // len(figure['rows'])
-kept['looks'] = np.array([str(look) for look in figure['looks']])
-for row, name in enumerate(figure['rows']):
-    images = figure['images'][row * columns:(row + 1) * columns]
-    kept[f'row {name.split()[0]}'] = np.stack(images)
-fed = kept['row noisy'] if 'row noisy' in kept else kept['row original']
-kept['reconstruction of what is drawn'] = tf.sigmoid(model(fed.reshape(-1, *inputs.shape[1:])))
-if 'add_noise' in globals():
-    grey = np.full((500, 784), 0.5, 'float32')
-    kept['grey'], kept['grey again'] = add_noise(grey, (3, 4)), add_noise(grey, (3, 4))
-    batches = [*train_batches.take(3), *train_batches.take(3)]
-    kept['batch noisy'] = np.stack([np.reshape(noisy, (batch_size, 784)) for noisy, clean in batches])
-    kept['batch clean'] = np.stack([np.reshape(clean, (batch_size, 784)) for noisy, clean in batches])
-    kept['results'] = np.array(list(results.values()))
-    kept['noisy images'], kept['reconstructed'] = noisy_images, reconstructed
-    kept['test images'] = test_images
-if 'compared_rows' in globals():
-    (figure,) = [figure for figure in drawn if 'convolutional' in figure['rows']]
-    kept['compared names'] = np.array(figure['rows'])
-    kept['compared'] = np.stack(figure['images']).reshape(4, -1, 28, 28)
-    kept['dense reconstruction of what is drawn'] = tf.sigmoid(
-        dense_model(kept['compared'][1].reshape(-1, 28, 28, 1)))
-if 'painted' in globals():
-    (figure,) = [figure for figure in drawn if 'its picture' in figure['rows']]
-    kept['painted'] = np.stack(figure['images']).reshape(2, -1, 28, 28)
-if 'inside' in globals():
-    (figure,) = [figure for figure in drawn if 'encoded\\n4 x 4' in figure['rows']]
-    kept['inside names'] = np.array(figure['rows'])
-    kept['inside conv1'] = np.stack(figure['images'][:8])
-    kept['conv1'] = tf.nn.relu(keras.Model(inputs, model.get_layer('conv1').output)(noisy_images[shown[:1]])[0])
-if 'size_psnr' in globals():
-    kept['size_psnr'], kept['pca_psnr'] = size_psnr, pca_psnr
-"""
+    def rows(self, title):
+        """Return the rows of the figure with that in its title: from the name of a row to an array of images."""
+        (rows,) = (figure['rows'] for each, figure in self['figures'].items() if title in each)
+        return {name: np.array(images) for name, images in rows.items()}
 
-
-def short_run(name, data, folder):
-    """Run all cells of a notebook, shortened, and keep what the tests look at."""
-    notebook = read_notebook(name)
-    shown_at = notebook.cells.index(code_cell(notebook, 'plot_rows'))
-    notebook.cells.insert(shown_at + 1, nbformat.v4.new_code_cell(KEEP_FIGURES))
-    parameters = {'data_dir': str(DATA[data]), **PARAMETERS[name, data]}
-    return execute(notebook, folder, parameters, KEEP)
+    def images(self, part):
+        """Return the training or test images, read from the archive: float, shape (count, 28, 28)."""
+        return read_images(self.data / ARCHIVES[part]) / 255
 
 
 @pytest.fixture(scope='session')
 def runs(tmp_path_factory):
-    """Return a function (name, data) -> a shortened run, executed when it is first asked for."""
+    """Return a function (name, data) -> a short run of all cells, executed when it is first asked for."""
     done = {}
 
     def run(name, data):
         if DATA[data] is None:
             pytest.skip('the environment variable MNIST_DATA does not name the folder of the MNIST archives')
         if (name, data) not in done:
-            done[name, data] = short_run(name, data, tmp_path_factory.mktemp(f'{name}-{data}'))
+            done[name, data] = Run(name, data, tmp_path_factory.mktemp(f'{name}-{data}'))
         return done[name, data]
 
     return run
+
+
+@pytest.fixture(scope='session')
+def tiny(tmp_path_factory):
+    """Return a folder with 300 training and 50 test images, for runs of a few seconds."""
+    return cut_sample(tmp_path_factory.mktemp('tiny'), 300, 50)
+
+
+@pytest.fixture(autouse=True)
+def default_timeout():
+    """Take back the time-out that the notebooks set for the whole process."""
+    yield
+    socket.setdefaulttimeout(None)
+
+
+def pytest_collection_modifyitems(items):
+    """Keep on one worker of pytest-xdist what shares a run in a kernel, or else what is in one file."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, 'callspec') else {}
+        shares_run = item.path.stem == 'test_runs'
+        item.add_marker(pytest.mark.xdist_group(parameters.get('name', 'ConvDAE') if shares_run else item.path.stem))

@@ -1,84 +1,98 @@
 """Any sensible value of a parameter runs and draws; one that cannot work says so before anything is trained."""
-import json
+import re
 
-import nbformat
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from cases import check_case
-from conftest import NOTEBOOKS, SAMPLE, code_cell, execute, read_notebook, stream_text
+from conftest import NOTEBOOKS, Cells, cut_sample
 
-DENSE, NOISY = ('BasicAE', 'EasyDAE'), ('EasyDAE', 'ConvDAE')
-IMPOSSIBLE = [    # parameter, value, notebooks that have it
-    ('epochs', 0, NOTEBOOKS), ('epochs', 2.5, NOTEBOOKS), ('epochs', '10', NOTEBOOKS), ('epochs', None, NOTEBOOKS),
-    ('batch_size', 0, NOTEBOOKS), ('batch_size', 4001, NOTEBOOKS),
-    ('learning_rate', 0, NOTEBOOKS), ('learning_rate', -0.1, NOTEBOOKS), ('learning_rate', float('nan'), NOTEBOOKS),
-    ('noise_factor', -0.5, NOISY), ('noise_factor', float('inf'), NOISY), ('noise_factor', 'much', NOISY),
-    ('hidden_units', 0, NOTEBOOKS), ('hidden_units', 10.5, NOTEBOOKS),
-    ('seed', -1, NOTEBOOKS), ('seed', 2**31, NOTEBOOKS), ('seed', 0.5, NOTEBOOKS),
-    ('shown', [], NOTEBOOKS), ('shown', [1000], NOTEBOOKS), ('shown', ['first'], NOTEBOOKS),
-    ('dense_epochs', 0, ('ConvDAE',)),
-    ('size_epochs', 0, ('BasicAE',)), ('sizes', [], ('BasicAE',)), ('sizes', [2, 0], ('BasicAE',)),
-    ('original_learning_rate', 0, ('BasicAE',)),
-    ('precision', 'float8', NOTEBOOKS), ('devices', ['GPU:7'], NOTEBOOKS),
-    ('devices', None, NOTEBOOKS), ('devices', 'CPU:0', NOTEBOOKS), ('one_step_upsampling', 'false', ('ConvDAE',)),
+DENSE, NOISY, NAN, INFINITE = ('BasicAE', 'EasyDAE'), ('EasyDAE', 'ConvDAE'), float('nan'), float('inf')
+IMPOSSIBLE = [    # parameter, values, notebooks that have it
+    ('epochs', [0, -1, 2.5, '10', None, INFINITE], NOTEBOOKS),
+    ('batch_size', [0, 4001, 64.0], NOTEBOOKS),
+    ('learning_rate', [0, -0.1, NAN, INFINITE, 'small'], NOTEBOOKS),
+    ('seed', [-1, 2**31, 0.5, None], NOTEBOOKS),
+    ('shown', [[], [1000], [-1], ['first'], [1.5]], NOTEBOOKS),
+    ('noise_factor', [-0.5, INFINITE, NAN, 'much'], NOISY),
+    ('hidden_units', [0, 10.5, [64]], DENSE),
+    ('original_learning_rate', [0, NAN], ('BasicAE',)),
+    ('sizes', [[], [2, 0], ['2']], ('BasicAE',)),
+    ('size_epochs', [0, 0.5], ('BasicAE',)),
+    ('dense_units', [[], [0, 32], [1.5]], ('ConvDAE',)),
+    ('dense_epochs', [0, '3'], ('ConvDAE',)),
+    ('distances', [[], [28], [-1], [0.5]], ('ConvDAE',)),
+    ('noise_factors', [[], [-1], [0.5, NAN]], ('ConvDAE',)),
+    ('flipped', [-0.1, 1.1, None], ('ConvDAE',)),
+    ('fast', ['no', None, 2], ('ConvDAE',)),
+    ('precision', ['float8', None, 16], ('ConvDAE',)),
 ]
-ATTEMPTS = """
-import json
-
-seen = []
-for name, value in IMPOSSIBLE:
-    before = globals()[name]
-    globals()[name] = value
-    try:
-        for source in json.loads(SOURCES):
-            exec(source, globals())
-    except Exception as problem:
-        seen.append([type(problem).__name__, str(problem)])
-    else:
-        seen.append(None)
-    globals()[name] = before
-print('SEEN ' + json.dumps(seen))
-"""
 
 
-@pytest.mark.parametrize('name', NOTEBOOKS)
-def test_values_that_cannot_work_are_named_before_the_training(name, tmp_path):
-    cases = [(parameter, value) for parameter, value, notebooks in IMPOSSIBLE if name in notebooks]
-    notebook = read_notebook(name)
-    ids = [cell.id for cell in notebook.cells]
-    assert ids.index('hardware') < ids.index('check') < ids.index('train')
-    assert ids.index('check') < ids.index('model' if name in DENSE else 'encoder')
-    sources = [code_cell(notebook, cell_id).source for cell_id in ('hardware', 'check')]
-    names = f'inf, nan = float("inf"), float("nan")\nIMPOSSIBLE, SOURCES = {cases!r}, {json.dumps(sources)!r}\n'
-    notebook.cells = [*notebook.cells[:ids.index('check')], nbformat.v4.new_code_cell(names + ATTEMPTS)]
-    notebook, _ = execute(notebook, tmp_path, {'data_dir': str(SAMPLE)})
-    seen = json.loads(stream_text(notebook.cells).split('SEEN ')[1])
-    for (parameter, value), error in zip(cases, seen):
-        assert error is not None, f'{parameter} = {value!r} is not noticed'
-        assert error[0] == 'ValueError'
-        assert parameter in error[1]
-        assert '\n' not in error[1]
-        check_case(f'`{parameter} = {value!r}`', 'stops before the training', error[1], tmp_path)
+@pytest.mark.parametrize(('name', 'parameter', 'value'), [
+    (name, parameter, value) for parameter, values, notebooks in IMPOSSIBLE for name in notebooks for value in values])
+def test_a_value_that_cannot_work_is_named_in_one_sentence(name, parameter, value):
+    cells = Cells(name, **{parameter: value})
+    assert list(cells.sources)[:5] == ['setup', 'parameters', 'load_images', 'images', 'check']    # before all others
+    cells.import_packages()
+    cells.run('parameters')
+    cells.space |= {'train_images': range(4000), 'test_images': range(1000)}
+    with pytest.raises(ValueError, match=rf'^{parameter} is {re.escape(repr(value))}: choose .*, then run all cells.$'):
+        cells.run('check')
 
 
-SENSIBLE = {
-    'BasicAE': [{'hidden_units': 1, 'batch_size': 33, 'epochs': 1, 'sizes': 3, 'size_epochs': 1, 'shown': 999},
-                {'hidden_units': 1000, 'batch_size': 4000, 'epochs': 2, 'sizes': [900, 2], 'size_epochs': 1,
-                 'shown': [7, 7], 'learning_rate': 1}],
-    'EasyDAE': [{'hidden_units': 3, 'noise_factor': 0, 'batch_size': 1999, 'epochs': 1, 'shown': [0]},
-                {'noise_factor': 20, 'epochs': 1, 'seed': 2**31 - 2, 'shown': list(range(30))}],
-    'ConvDAE': [{'noise_factor': 0, 'batch_size': 7, 'epochs': 1, 'dense_epochs': 1, 'hidden_units': 5, 'shown': [3]},
-                {'one_step_upsampling': False, 'batch_size': 501, 'epochs': 1, 'dense_epochs': 2}],
+EXTREME = {    # the first of each on 20 training and 3 test images, the second on 300 and 50
+    'BasicAE': [{'hidden_units': 1, 'batch_size': 7, 'epochs': 1, 'sizes': 3, 'size_epochs': 1, 'shown': 2,
+                 'seed': 2**31 - 1},
+                {'hidden_units': 1000, 'batch_size': 300, 'epochs': 3, 'sizes': [900, 784, 1], 'size_epochs': 1,
+                 'shown': [7] * 25, 'learning_rate': 1, 'original_learning_rate': 100}],
+    'EasyDAE': [{'hidden_units': 1, 'noise_factor': 0, 'batch_size': 19, 'epochs': 1, 'shown': [0]},
+                {'hidden_units': 900, 'noise_factor': 20, 'epochs': 12, 'seed': 2**31 - 1, 'shown': range(30)}],
+    'ConvDAE': [{'noise_factor': 0, 'batch_size': 20, 'epochs': 1, 'dense_units': 5, 'dense_epochs': 1, 'shown': 1,
+                 'distances': 27, 'noise_factors': 0, 'flipped': 1, 'fast': False, 'seed': 2**31 - 1},
+                {'noise_factor': 3, 'epochs': 2, 'dense_units': [1, 2, 3, 4], 'dense_epochs': 2, 'learning_rate': 1,
+                 'shown': range(20), 'distances': [27, 0, 3], 'noise_factors': [5, 0.1], 'flipped': 0,
+                 'precision': 'bfloat16', 'batch_size': 60}],
 }
 
 
-@pytest.mark.parametrize(('name', 'parameters'), [(name, each) for name in NOTEBOOKS for each in SENSIBLE[name]])
-def test_sensible_values_run_and_draw(name, parameters, tmp_path):
-    notebook, kept = execute(read_notebook(name), tmp_path, {'data_dir': str(SAMPLE), **parameters},
-                             "kept['losses'] = history.history['loss']")
-    assert stream_text(notebook.cells, 'stderr') == ''
-    assert len(kept['losses']) == parameters['epochs']
-    assert np.all(np.isfinite(kept['losses']))
-    figures = [output for cell in notebook.cells if cell.cell_type == 'code' for output in cell.outputs
-               if 'image/png' in output.get('data', {})]
-    assert len(figures) >= 4
+@pytest.mark.filterwarnings('error::UserWarning', 'error::RuntimeWarning')
+@pytest.mark.parametrize(('name', 'number'), [(name, number) for name in NOTEBOOKS for number in range(2)])
+def test_sensible_extremes_run_and_draw(name, number, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    parameters, data = EXTREME[name][number], tiny if number else cut_sample(tmp_path, 20, 3)
+    cells = Cells(name, data_dir=str(data), **parameters)
+    cells.screen.renders = True
+    space = cells.run(*cells.sources)
+    assert len(space['history'].history['loss']) == parameters['epochs']
+    assert 'nan' not in capsys.readouterr().out
+    (result,) = (figure['rows'] for title, figure in space['figures'].items()
+                 if 'test digits, rebuilt' in title or title.startswith('The same noisy digits'))
+    assert {len(images) for images in result.values()} == {np.size(parameters['shown'])}
+
+
+def test_a_picture_of_a_digit_is_read_whatever_its_colours_size_and_place(tmp_path):
+    cells = Cells('ConvDAE')
+    cells.run('setup', 'read_picture')
+    cells.execute(cells.sources['picture'].split('files = ')[0], 'type_digit')
+    read_picture, type_digit = cells.space['read_picture'], cells.space['type_digit']
+    grey, expected = plt.imread(type_digit('4'))[..., :3], read_picture(type_digit('4'))    # black on white
+    rows, columns = (np.flatnonzero(expected[..., 0].max(axis=axis) > 0.3) for axis in (1, 0))
+    assert 18 <= max(len(rows), len(columns)) <= 20
+    assert abs(rows[0] + rows[-1] - 27) <= 2
+    assert abs(columns[0] + columns[-1] - 27) <= 2
+    kinds = {'light on dark': 1 - grey, 'pale': 0.4 + 0.3 * grey, 'blue ink': np.maximum(grey, [0, 0, 1]),
+             'transparent': np.dstack([0 * grey, 1 - grey[..., 0]]), 'large': np.kron(grey, np.ones((5, 5, 1))),
+             'off the middle': np.pad(grey, ((0, 90), (200, 0), (0, 0)), constant_values=1)}
+    for kind, picture in kinds.items():
+        plt.imsave(tmp_path / 'picture.png', picture)
+        np.testing.assert_allclose(read_picture(str(tmp_path / 'picture.png')), expected, atol=0.03, err_msg=kind)
+    plt.imsave(tmp_path / 'picture.jpg', grey)
+    assert np.abs(read_picture(str(tmp_path / 'picture.jpg')) - expected).mean() < 0.03    # where 0.13 is ink
+
+    (tmp_path / 'text.png').write_text('not a picture')
+    for name in ('missing.png', 'text.png', '.'):
+        with pytest.raises(ValueError, match=r"^picture is '.*', which cannot be read as an image \(.*\): name a PNG"):
+            read_picture(str(tmp_path / name))
+    plt.imsave(tmp_path / 'blank.png', np.ones((30, 30, 3)))
+    with pytest.raises(ValueError, match=r"^picture is '.*', in which nothing stands out: name another file\.$"):
+        read_picture(str(tmp_path / 'blank.png'))
