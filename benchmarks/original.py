@@ -9,11 +9,11 @@ import tensorflow as tf
 
 v1 = tf.compat.v1
 
-DENSE = {'BasicAE': [(784, 64), (64,), (64, 784), (784,)],
-         'EasyDAE': [(784, 32), (32,), (32, 784), (784,)]}
-CHANNELS = [1, 64, 64, 32, 32, 64, 64, 1]
-SHAPES = {**DENSE, 'ConvDAE': [shape for before, after in itertools.pairwise(CHANNELS)
-                               for shape in ((3, 3, before, after), (after,))]}
+CHANNELS = [1, 64, 64, 32, 32, 64, 64, 1]    # of the images between the layers of ConvDAE
+SHAPES = {'BasicAE': [(784, 64), (64,), (64, 784), (784,)],
+          'EasyDAE': [(784, 32), (32,), (32, 784), (784,)],
+          'ConvDAE': [shape for before, after in itertools.pairwise(CHANNELS)
+                      for shape in ((3, 3, before, after), (after,))]}
 
 
 def first_weights(name, seed):
@@ -42,13 +42,11 @@ def convolutional_logits(images, variables):
     kernels, biases = variables[::2], variables[1::2]
 
     def convolve(tensor, number):
-        tensor = tf.nn.conv2d(tensor, kernels[number], strides=[1, 1, 1, 1], padding='SAME')
-        return tf.nn.bias_add(tensor, biases[number])
+        return tf.nn.bias_add(tf.nn.conv2d(tensor, kernels[number], 1, 'SAME'), biases[number])
 
     tensor = images
     for number in range(3):
-        tensor = tf.nn.relu(convolve(tensor, number))
-        tensor = tf.nn.max_pool2d(tensor, ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1], padding='SAME')
+        tensor = tf.nn.max_pool2d(tf.nn.relu(convolve(tensor, number)), 2, 2, 'SAME')
     for number, size in ((3, 7), (4, 14), (5, 28)):
         tensor = v1.image.resize_nearest_neighbor(tensor, (size, size))
         tensor = tf.nn.relu(convolve(tensor, number))
@@ -77,9 +75,8 @@ class Original:
 
     def step(self, inputs, targets):
         """Train on one batch and return its loss."""
-        cost, _ = self.session.run([self.cost, self.minimize],
-                                   feed_dict={self.inputs: inputs, self.targets: targets})
-        return cost
+        feed = {self.inputs: inputs, self.targets: targets}
+        return self.session.run([self.cost, self.minimize], feed_dict=feed)[0]
 
     def weights(self):
         """Return the weights as they are now."""
