@@ -261,6 +261,7 @@ def default_timeout():
     socket.setdefaulttimeout(None)
 
 
+@pytest.hookimpl(tryfirst=True)    # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items):
     """Keep on one worker of pytest-xdist what shares a run in a kernel, or else what is in one file."""
     for item in items:
