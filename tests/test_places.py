@@ -32,7 +32,7 @@ def test_runs_in_a_folder_with_spaces_and_other_letters(runner, tiny, tmp_path):
     assert run.returncode == 0, run.stderr
     done = nbformat.read(folder / 'run.ipynb', as_version=4)
     text = stream_text(done.cells)
-    assert 'Connection refused>): using the sample in MNIST_data/sample.\n' in text
+    assert 'Connection refused): using the sample in MNIST_data/sample.\n' in text
     assert '300 training images and 50 test images from MNIST_data/sample\n' in text
     assert text.count('epoch ') == text.count('epoch  1/1  loss') == 1
     assert '\r' not in text
