@@ -40,11 +40,10 @@ def test_network_is_the_article_s_in_keras_s_own_layers(name):
 
 # Step for step: both sides compute in float64. In float32 the convolutional networks drift apart by rounding alone:
 # Adam makes a full step of a gradient that is nothing but rounding error.
-def in_float64(name, *changes, **parameters):
+def in_float64(name, **parameters):
     """Return the cells of a notebook, run until its training, with weights as the original begins with."""
     cells = Cells(name, data_dir=str(SAMPLE), batch_size=16, **parameters)
-    for before, after in [("floatx('float32')", "floatx('float64')"), *changes]:
-        cells.change(before, after)
+    cells.change("floatx('float32')", "floatx('float64')")
     space = cells.run_to('batches')
     space['model'].set_weights(first_weights(name, 0))
     for beta in ('beta_1', 'beta_2'):    # as plain numbers, Keras would round these two to float32
@@ -61,10 +60,12 @@ def train_original(name):
     return batches, [original.step(*batch) for batch in batches], original.weights()
 
 
-def compare_with_original(name, *changes, **parameters):
-    """Assert that a notebook's network and the original graph learn the same from the same batches."""
+@pytest.mark.parametrize(('name', 'parameters'), [
+    ('BasicAE', {}), ('EasyDAE', {}), ('ConvDAE', {'fast': False}), ('ConvDAE', {'fast': True})])
+def test_learns_step_for_step_what_the_original_graph_learns(name, parameters):
+    """With `fast` the weights of `model` are trained through another network, and end the same."""
     batches, losses, weights = train_original(name)
-    cells = in_float64(name, *changes, **parameters)
+    cells = in_float64(name, **parameters)
     for step, (batch, expected) in enumerate(zip(batches, losses)):
         cells.trained.reset_metrics()
         loss = cells.trained.train_on_batch(*batch)
@@ -72,38 +73,7 @@ def compare_with_original(name, *changes, **parameters):
     for weight, expected in zip(cells.space['model'].get_weights(), weights):
         assert weight.dtype == 'float64'
         np.testing.assert_allclose(weight, expected, rtol=0, atol=1e-12, err_msg='weights at the end')
-    return cells
-
-
-@pytest.mark.parametrize(('name', 'parameters'), [
-    ('BasicAE', {}), ('EasyDAE', {}), ('ConvDAE', {'fast': False}), ('ConvDAE', {'fast': True})])
-def test_learns_step_for_step_what_the_original_graph_learns(name, parameters):
-    """With `fast` the weights of `model` are trained through another network, and end the same."""
-    cells = compare_with_original(name, **parameters)
     assert (cells.trained is cells.space['model']) == (not parameters.get('fast'))
-
-
-@pytest.mark.parametrize(('name', 'before', 'after'), [
-    ('BasicAE', 'hidden_units = 64 ', 'hidden_units = 63 '),
-    ('BasicAE', 'epsilon=1e-8', 'epsilon=1e-7'),
-    ('BasicAE', "activation='relu'", "activation='leaky_relu'"),
-    ('EasyDAE', 'Adam(learning_rate', 'Adam(1.001 * learning_rate'),
-    ('EasyDAE', 'keras.optimizers.Adam(learning_rate, epsilon=1e-8)', "'sgd'"),
-    ('EasyDAE', 'BinaryCrossentropy(from_logits=True)', 'BinaryCrossentropy()'),
-    ('EasyDAE', 'keras.losses.BinaryCrossentropy(from_logits=True)', "'mse'"),
-    ('ConvDAE', "activation='relu', name='conv5'", "activation='tanh', name='conv5'"),
-    ('ConvDAE', "Conv2D(64, 3, padding='same', activation='relu', name='conv2'", "Conv2D(64, 5, padding='same'"),
-    ('ConvDAE', "MaxPooling2D(2, padding='same', name='pool1'", "AveragePooling2D(2, padding='same', name='pool1'"),
-    ('ConvDAE', 'Cropping2D(((0, 1), (0, 1))', 'Cropping2D(((1, 0), (1, 0))'),
-    ('ConvDAE', "UpSampling2D(2, name='upsample5'", "UpSampling2D(2, interpolation='bilinear', name='upsample5'"),
-    ('ConvDAE', '[1, 1, 0], [1, 0, 0]]', '[1, 1.001, 0], [1, 0, 0]]'),
-    ('ConvDAE', 'meet, meet, self', 'meet[::-1], meet, self'),
-    ('ConvDAE', 'images += self.convolution.bias', 'images += 2 * self.convolution.bias'),
-    ('ConvDAE', 'self.convolution.kernel, (3, 2, 0, 1))', 'self.convolution.kernel, (3, 2, 1, 0))'),
-])
-def test_another_network_loss_or_optimizer_does_not_pass(name, before, after):
-    with pytest.raises((AssertionError, ValueError), match=r'loss of step|shape'):
-        compare_with_original(name, (before, after))
 
 
 SAME = {'padding': 'same', 'activation': 'relu', 'bias_initializer': 'normal'}
@@ -245,13 +215,3 @@ def test_two_devices_learn_what_one_learns_with_the_lines_of_the_readme(tiny):
     np.testing.assert_allclose(mirrored, usual, rtol=1e-4)
     assert f'`{SEVERAL_GPUS}`' in README
     assert f'`{ONE_AGAIN}`' in README
-
-
-def test_many_steps_at_once_change_nothing():
-    """`steps_per_execution` makes the dense networks faster, and gives the same loss to the last digit."""
-    losses = []
-    for setting in ('steps_per_execution=steps', 'steps_per_execution=1'):
-        cells = Cells('EasyDAE', data_dir=str(SAMPLE), epochs=3)
-        cells.change('steps_per_execution=steps', setting)
-        losses.append(cells.run_to('train')['history'].history['loss'])
-    assert losses[0] == losses[1]

@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import hashlib
 import http.server
-import multiprocessing
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import ARCHIVES, FULL, NOBODY, NOTEBOOKS, ROOT, SAMPLE, Cells, cut_sample, import_tensorflow, read_images
+from conftest import ARCHIVES, FULL, NOBODY, NOTEBOOKS, ROOT, SAMPLE, Cells, read_images
 
 TRAIN, TEST = ARCHIVES['train'], ARCHIVES['test']
 MIRRORS = ('https://storage.googleapis.com/cvdf-datasets/mnist/', 'https://ossci-datasets.s3.amazonaws.com/mnist/')
@@ -260,44 +259,6 @@ def test_a_full_disk_leaves_nothing_half_written(serve, get_file, tmp_path, caps
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert 'File too large): using the sample in' in capsys.readouterr().out
     assert not any((tmp_path / 'data').iterdir())
-
-
-def test_what_the_user_puts_there_during_a_download_stays(serve, get_file, tmp_path):
-    data, own = tmp_path / 'data', cut_sample(tmp_path, 300, 50)
-
-    def put_and_send(handler, content):
-        for name in ARCHIVES.values():
-            shutil.copy(own / name, data)
-        send(handler, content)
-
-    load(data, get_file, [serve(put_and_send), NOBODY])
-    assert digests(data) == digests(own)
-
-
-def load_in_a_process(folder, mirror):
-    """Read the digits with Keras's own get_file()."""
-    load(folder, import_tensorflow().utils.get_file, [mirror, NOBODY])
-
-
-def test_killed_in_the_middle_of_a_download_no_archive_is_there(serve, get_file, tmp_path):
-    """What is there instead does not disturb the next start."""
-    data, half_sent, over = tmp_path / 'data', threading.Event(), threading.Event()
-
-    def send_half_and_wait(handler, content):
-        send_half(handler, content)
-        half_sent.set()
-        over.wait(30)
-
-    process = multiprocessing.get_context('spawn').Process(
-        target=load_in_a_process, args=(data, serve(send_half_and_wait)))
-    process.start()
-    assert half_sent.wait(60)
-    process.kill()
-    process.join()
-    over.set()
-    assert digests(data) == {}
-    load(data, get_file, [serve(), NOBODY])
-    assert digests(data) == digests(SAMPLE)
 
 
 def test_three_at_once_in_an_empty_folder(serve, get_file, tmp_path):

@@ -40,16 +40,16 @@ def test_a_value_that_cannot_work_is_named_in_one_sentence(name, parameter, valu
         cells.run('check')
 
 
-EXTREME = {    # the first of each on 20 training images, the second on 300; both on 50 test images
+EXTREME = {    # the first of each on 20 training and 3 test images, the second on 300 and 50
     'BasicAE': [{'hidden_units': 1, 'batch_size': 7, 'epochs': 1, 'sizes': 3, 'size_epochs': 1, 'shown': 2,
                  'seed': 2**31 - 1},
                 {'hidden_units': 1000, 'batch_size': 300, 'epochs': 3, 'sizes': [900, 784, 1], 'size_epochs': 1,
-                 'shown': [7] * 25, 'learning_rate': 1.0, 'original_learning_rate': 100.0}],
+                 'shown': [7] * 25, 'learning_rate': 1, 'original_learning_rate': 100}],
     'EasyDAE': [{'hidden_units': 1, 'noise_factor': 0, 'batch_size': 19, 'epochs': 1, 'shown': [0]},
                 {'hidden_units': 900, 'noise_factor': 20, 'epochs': 12, 'seed': 2**31 - 1, 'shown': range(30)}],
     'ConvDAE': [{'noise_factor': 0, 'batch_size': 20, 'epochs': 1, 'dense_units': 5, 'dense_epochs': 1, 'shown': 1,
                  'distances': 27, 'noise_factors': 0, 'flipped': 1, 'fast': False, 'seed': 2**31 - 1},
-                {'noise_factor': 3, 'epochs': 2, 'dense_units': [1, 2, 3, 4], 'dense_epochs': 2, 'learning_rate': 1.0,
+                {'noise_factor': 3, 'epochs': 2, 'dense_units': [1, 2, 3, 4], 'dense_epochs': 2, 'learning_rate': 1,
                  'shown': range(20), 'distances': [27, 0, 3], 'noise_factors': [5, 0.1], 'flipped': 0,
                  'precision': 'bfloat16', 'batch_size': 60}],
 }
@@ -59,7 +59,7 @@ EXTREME = {    # the first of each on 20 training images, the second on 300; bot
 @pytest.mark.parametrize(('name', 'number'), [(name, number) for name in NOTEBOOKS for number in range(2)])
 def test_sensible_extremes_run_and_draw(name, number, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    parameters, data = EXTREME[name][number], tiny if number else cut_sample(tmp_path, 20, 50)
+    parameters, data = EXTREME[name][number], tiny if number else cut_sample(tmp_path, 20, 3)
     cells = Cells(name, data_dir=str(data), **parameters)
     cells.screen.renders = True
     space = cells.run(*cells.sources)
@@ -68,16 +68,6 @@ def test_sensible_extremes_run_and_draw(name, number, tiny, tmp_path, monkeypatc
     (result,) = (figure['rows'] for title, figure in space['figures'].items()
                  if 'test digits, rebuilt' in title or title.startswith('The same noisy digits'))
     assert {len(images) for images in result.values()} == {np.size(parameters['shown'])}
-
-
-@pytest.mark.parametrize(('parameters', 'test_count'), [({'learning_rate': 1}, 50), ({}, 3)])
-@pytest.mark.xfail(strict=True, reason='known: a learning rate without a point, and fewer than 50 test images, stop')
-@pytest.mark.filterwarnings('error::RuntimeWarning')
-def test_whole_learning_rate_and_few_test_images_run(parameters, test_count, tmp_path, monkeypatch):
-    """Both are sensible; the cells `check` and `measure` are to be mended with the next full run."""
-    monkeypatch.chdir(tmp_path)
-    folder = cut_sample(tmp_path, 20, test_count)
-    Cells('EasyDAE', data_dir=str(folder), epochs=1, batch_size=10, shown=[0], **parameters).run_to('table')
 
 
 def test_a_picture_of_a_digit_is_read_whatever_its_colours_size_and_place(tmp_path):
