@@ -1,21 +1,22 @@
 """What the tests share: cells run in this process (TensorFlow is imported once), and short runs in kernels."""
+import functools
 import gzip
-import io
 import itertools
 import linecache
 import os
 import pickle
 import re
 import shutil
-import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from unittest import mock
 
 import nbformat
 import numpy as np
 import pytest
+from compare import DRAWING, read_pixels
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ('BasicAE', 'EasyDAE', 'ConvDAE')
@@ -81,31 +82,21 @@ def read_notebook(name):
     return nbformat.read(ROOT / f'{name}.ipynb', as_version=4)
 
 
-def code_cell(notebook, cell_id):
-    """Return the code cell of that id."""
-    (cell,) = (cell for cell in notebook.cells if cell.id == cell_id)
-    return cell
+def code_cells(notebook):
+    """Return the code cells by their ids."""
+    return {cell.id: cell for cell in notebook.cells if cell.cell_type == 'code'}
 
 
-def stream_text(cells, name='stdout'):
-    """Return all that the cells printed."""
-    outputs = (output for cell in cells if cell.cell_type == 'code' for output in cell.outputs)
-    return ''.join(output.text for output in outputs if output.output_type == 'stream' and output.name == name)
-
-
-def read_images(path):
-    """Read an IDX archive without the notebooks' help: uint8, shape (count, height, width)."""
-    content = gzip.decompress(path.read_bytes())
-    shape = np.frombuffer(content, '>i4', count=3, offset=4)
-    return np.frombuffer(content, np.uint8, offset=16).reshape(shape)
+def idx(pixels, *header):
+    """Return pixels as an IDX archive, with a header that need not fit them."""
+    return gzip.compress(np.array(header, '>i4').tobytes() + bytes(pixels))
 
 
 def cut_sample(folder, train_count, test_count):
     """Write archives with the first images of the sample into a folder; return the folder."""
     for part, count in (('train', train_count), ('test', test_count)):
-        header = np.array([2051, count, 28, 28], '>i4').tobytes()
-        pixels = read_images(SAMPLE / ARCHIVES[part])[:count].tobytes()
-        (folder / ARCHIVES[part]).write_bytes(gzip.compress(header + pixels))
+        pixels = read_pixels(SAMPLE / ARCHIVES[part])[:count]
+        (folder / ARCHIVES[part]).write_bytes(idx(pixels, 2051, count, 28, 28))
     return folder
 
 
@@ -121,29 +112,15 @@ def import_tensorflow():
     return keras
 
 
-class Screen:
-    """Takes the place of display() and what it returns, which need a kernel; renders figures if asked to."""
-
-    renders = False
-
-    def __call__(self, *objects, **options):
-        for each in objects:
-            if self.renders and hasattr(each, 'savefig'):
-                each.savefig(io.BytesIO())
-        return self
-
-    update = __call__
-
-
 class Cells:
     """The code cells of a notebook, run in this process; `space` holds their variables."""
 
     numbers = itertools.count()
 
     def __init__(self, name, **parameters):
-        cells = [cell for cell in read_notebook(name).cells if cell.cell_type == 'code']
-        self.sources = {cell.id: cell.source for cell in cells}
-        self.parameters, self.space, self.screen = parameters, {'__name__': '__main__'}, Screen()
+        self.sources = {cell_id: cell.source for cell_id, cell in code_cells(read_notebook(name)).items()}
+        self.parameters, self.display = parameters, mock.Mock()    # display() needs a kernel
+        self.space = {'__name__': '__main__', 'gzip': gzip, 'np': np, 'os': os, 'tempfile': tempfile}
         self.change('%matplotlib inline\n', '')
         self.sources['plot'] += KEEP_FIGURES
 
@@ -166,7 +143,7 @@ class Cells:
                 import_tensorflow()
             self.execute(self.sources[cell_id], cell_id)
             if cell_id == 'setup':
-                self.space['display'] = self.space['result_handle'] = self.screen
+                self.space['display'] = self.space['result_handle'] = self.display
             elif cell_id == 'parameters':
                 assert self.parameters.keys() <= self.space.keys()
                 self.space |= self.parameters
@@ -176,15 +153,8 @@ class Cells:
 
     def run_to(self, last):
         """Run all cells up to one, but for those that only draw."""
-        drawing = {'look', 'noise', 'network', 'checkerboard', 'resize'}
         ids = list(self.sources)
-        return self.run(*(cell_id for cell_id in ids[:ids.index(last) + 1] if cell_id not in drawing))
-
-    def import_packages(self):
-        """Import what the cell `setup` imports, but for what is slow to import."""
-        slow = {'keras', 'tensorflow', 'matplotlib', 'IPython'}
-        lines = [line for line in self.sources['setup'].splitlines() if line.startswith(('import ', 'from '))]
-        self.execute('\n'.join(line for line in lines if line.split()[1].split('.')[0] not in slow), 'imports')
+        return self.run(*(cell_id for cell_id in ids[:ids.index(last) + 1] if cell_id not in DRAWING))
 
     @property
     def trained(self):
@@ -196,33 +166,27 @@ class Run(dict):
     """The variables that were kept of a notebook run by a reader's tool, with the executed notebook itself."""
 
     def __init__(self, name, data, folder):
-        """Run a notebook in a folder; on the sample without a network, and under settings of the reader's own."""
-        self.folder = folder / 'my notebooks, Übung 数字'
-        self.data = FULL if data == 'full' else self.folder / 'MNIST_data' / 'sample'
-        notebook, environment = read_notebook(name), {}
-        parameters, defaults = code_cell(notebook, 'parameters'), {}
-        exec(parameters.source, defaults)
-        if data == 'full':
-            parameters.source += f'\ndata_dir = {str(FULL)!r}'
-            self.folder.mkdir()
-        else:
-            shutil.copytree(SAMPLE, self.data)
-            mirrors = code_cell(notebook, 'load_images')
-            mirrors.source = re.sub("'https://.*?'", repr(NOBODY), mirrors.source)
-            for file, content in SETTINGS.items():
-                (folder / file).write_text(content)
-            environment = {'KERAS_HOME': str(folder), 'KERAS_BACKEND': 'torch', 'TF_CPP_MIN_LOG_LEVEL': '0',
-                           'MATPLOTLIBRC': str(folder / 'matplotlibrc'), 'MPLBACKEND': 'Agg'}
-        for parameter, value in PARAMETERS[name, data].items():
-            parameters.source += f'\n{parameter} = {value!r}'
-        code_cell(notebook, 'plot').source += KEEP_FIGURES
+        """Run a notebook in a folder, without a network and under settings of the reader's own."""
+        if data == 'full' and not FULL:
+            pytest.skip('the environment variable MNIST_DATA does not name the folder of the MNIST archives')
+        self.full, self.folder = data == 'full', folder / 'my notebooks, Übung 数字'
+        self.data = FULL if self.full else self.folder / 'MNIST_data' / 'sample'
+        shutil.copytree(SAMPLE, self.folder / 'MNIST_data' / 'sample')
+        for file, content in SETTINGS.items():
+            (folder / file).write_text(content)
+        environment = {'KERAS_HOME': str(folder), 'KERAS_BACKEND': 'torch', 'TF_CPP_MIN_LOG_LEVEL': '0',
+                       'MATPLOTLIBRC': str(folder / 'matplotlibrc'), 'MPLBACKEND': 'Agg', 'KEPT': str(folder / 'kept')}
+        notebook, defaults = read_notebook(name), {}
+        cells = code_cells(notebook)
+        exec(cells['parameters'].source, defaults)
+        changed = PARAMETERS[name, data] | ({'data_dir': str(FULL)} if self.full else {})
+        cells['parameters'].source += ''.join(f'\n{parameter} = {value!r}' for parameter, value in changed.items())
+        cells['load_images'].source = re.sub("'https://.*?'", repr(NOBODY), cells['load_images'].source)
+        cells['plot'].source += KEEP_FIGURES
         notebook.cells.append(nbformat.v4.new_code_cell(KEEP.replace('PARAMETERS', repr([*defaults][1:]))))
-        for cell in notebook.cells:
-            if cell.cell_type == 'code':
-                cell.outputs, cell.execution_count = [], None
         nbformat.write(notebook, self.folder / f'{name}.ipynb')
         run = subprocess.run([sys.executable, '-m', *RUNNERS[name].format(name).split()], cwd=self.folder,
-                             env={**os.environ, **environment, 'KEPT': str(folder / 'kept')}, capture_output=True)
+                             env={**os.environ, **environment}, capture_output=True)
         assert run.returncode == 0, run.stderr.decode()
         self.notebook = nbformat.read(self.folder / 'run.ipynb', as_version=4)
         import_tensorflow()
@@ -230,7 +194,8 @@ class Run(dict):
 
     def printed(self, cell_id):
         """Return what a cell printed."""
-        return stream_text([code_cell(self.notebook, cell_id)])
+        outputs = code_cells(self.notebook)[cell_id].outputs
+        return ''.join(output.text for output in outputs if output.output_type == 'stream')
 
     def rows(self, title):
         """Return the rows of the figure with that in its title: from the name of a row to an array of images."""
@@ -239,35 +204,31 @@ class Run(dict):
 
     def images(self, part):
         """Return the training or test images, read from the archive: float, shape (count, 28, 28)."""
-        return read_images(self.data / ARCHIVES[part]) / 255
+        return read_pixels(self.data / ARCHIVES[part]).reshape(-1, 28, 28) / 255
+
+
+@pytest.fixture(params=NOTEBOOKS)
+def name(request):
+    """Return the name of a notebook, one after the other."""
+    return request.param
 
 
 @pytest.fixture(scope='session')
 def runs(tmp_path_factory):
     """Return a function (name, data) -> a short run of all cells, executed when it is first asked for."""
-    done = {}
+    return functools.cache(lambda name, data: Run(name, data, tmp_path_factory.mktemp(f'{name}-{data}')))
 
-    def run(name, data):
-        if data == 'full' and not FULL:
-            pytest.skip('the environment variable MNIST_DATA does not name the folder of the MNIST archives')
-        if (name, data) not in done:
-            done[name, data] = Run(name, data, tmp_path_factory.mktemp(f'{name}-{data}'))
-        return done[name, data]
 
-    return run
+@pytest.fixture(params=['sample', 'full'])
+def run(request, name, runs):
+    """Return a short run of a notebook, on the sample and on the full data."""
+    return runs(name, request.param)
 
 
 @pytest.fixture(scope='session')
 def tiny(tmp_path_factory):
     """Return a folder with 300 training and 50 test images, for runs of a few seconds."""
     return cut_sample(tmp_path_factory.mktemp('tiny'), 300, 50)
-
-
-@pytest.fixture(autouse=True)
-def default_timeout():
-    """Take back the time-out that the notebooks set for the whole process."""
-    yield
-    socket.setdefaulttimeout(None)
 
 
 @pytest.hookimpl(tryfirst=True)    # before pytest-xdist reads the marks

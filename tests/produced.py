@@ -3,7 +3,7 @@ import re
 from decimal import Decimal
 
 import pytest
-from conftest import read_notebook
+from conftest import code_cells, read_notebook
 from run_notebooks import code_digest
 
 NUMBER = re.compile(r'(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?(?!\w|\.\d)')
@@ -16,11 +16,6 @@ def stored_run(name, older=pytest.skip):
     if notebook.metadata.get('executed_code_sha256') != code_digest(notebook):
         older(f'the outputs of {name} are older than its cells: run "make refresh"')
     return notebook
-
-
-def code_cells(notebook):
-    """Return the code cells."""
-    return [cell for cell in notebook.cells if cell.cell_type == 'code']
 
 
 def printed(cell):
@@ -36,9 +31,18 @@ def pictures(cell):
             for output in cell.outputs if 'image/png' in output.get('data', {})]
 
 
+def assert_clean(notebook, folder=''):
+    """Warnings, redrawn lines and paths of another machine disturb; a figure without text is lost."""
+    for cell in code_cells(notebook).values():
+        assert {'error', 'stderr'}.isdisjoint(output.get('name', output.output_type) for output in cell.outputs)
+        disturbing = '[^\n -\uffff]|(?:^|[\\s\'"(])/\\w+|warning'    # control characters, paths
+        assert re.findall(disturbing, printed(cell).replace(folder, ''), re.IGNORECASE) == [], cell.id
+        assert [alt for _, alt in pictures(cell) if len(alt) <= 40] == [], cell.id
+
+
 def all_of(notebook):
     """Return in one text the code of a notebook, what it printed, and the alternative texts."""
-    return '\n'.join(text for cell in code_cells(notebook)
+    return '\n'.join(text for cell in code_cells(notebook).values()
                      for text in (cell.source, printed(cell), *(alt for _, alt in pictures(cell))))
 
 

@@ -4,7 +4,7 @@ import multiprocessing
 
 import numpy as np
 import pytest
-from conftest import NOTEBOOKS, ROOT, SAMPLE, Cells, import_tensorflow
+from conftest import ROOT, SAMPLE, Cells, import_tensorflow
 from original import SHAPES, Original, first_weights
 
 # Written from the article, not from the notebooks: kind and output of each layer.
@@ -21,21 +21,18 @@ LAYERS = {
                 ('UpSampling2D', (28, 28, 64)), ('Conv2D', (28, 28, 64)),
                 ('Conv2D', (28, 28, 1))],
 }
-PARAMETER_COUNTS = {'BasicAE': 101200, 'EasyDAE': 50992, 'ConvDAE': 121281}
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 HALF_PRECISION = "keras.config.set_dtype_policy('mixed_bfloat16')"    # lines that the README names
 SEVERAL_GPUS = 'tf.distribute.experimental_set_strategy(tf.distribute.MirroredStrategy())'
 ONE_AGAIN = 'tf.distribute.experimental_set_strategy(None)'
 
 
-@pytest.mark.parametrize('name', NOTEBOOKS)
 def test_network_is_the_article_s_in_keras_s_own_layers(name):
     space = Cells(name, data_dir=str(SAMPLE)).run_to('compile')
     model, layers = space['model'], space['keras'].layers
     assert [(type(layer).__name__, layer.output.shape[1:]) for layer in model.layers] == LAYERS[name]
     assert all(type(layer) is getattr(layers, type(layer).__name__) for layer in model.layers)
     assert [tuple(weight.shape) for weight in model.weights] == SHAPES[name]    # in the article's order
-    assert model.count_params() == PARAMETER_COUNTS[name]
 
 
 # Step for step: both sides compute in float64. In float32 the convolutional networks drift apart by rounding alone:
@@ -85,12 +82,10 @@ MODELS = {    # what a reader may make of the model, for images of 12 x 12 pixel
         of.Cropping2D(((0, 1), (0, 5))), of.Conv2D(4, 3, **SAME), of.MaxPooling2D(2, padding='same'),
         of.UpSampling2D(2), of.Conv2D(4, 3, **SAME), of.MaxPooling2D(3, strides=2), of.AveragePooling2D(2)],
     'no padding, strides, dilation, groups': lambda of: [
-        of.Conv2D(4, 3, activation='relu'), of.MaxPooling2D(2), of.UpSampling2D(2), of.Conv2D(4, 3),
-        of.Conv2D(4, 3, strides=2, **SAME), of.Conv2D(4, 3, groups=2, **SAME),
-        of.Conv2D(4, 3, dilation_rate=2, **SAME)],
-    'no bias': lambda of: [
-        of.Conv2D(4, 3, padding='same', use_bias=False, activation='relu'), of.MaxPooling2D(2), of.UpSampling2D(2),
-        of.Conv2D(1, 3, padding='same', use_bias=False)],
+        of.Conv2D(4, 3, activation='relu'), of.MaxPooling2D(2), of.UpSampling2D(2), of.Conv2D(4, 3), of.Conv2D(
+            4, 3, strides=2, **SAME), of.Conv2D(4, 3, groups=2, **SAME), of.Conv2D(4, 3, dilation_rate=2, **SAME)],
+    'no bias': lambda of: [of.Conv2D(4, 3, use_bias=False, **SAME), of.MaxPooling2D(2), of.UpSampling2D(2),
+                           of.Conv2D(1, 3, padding='same', use_bias=False)],
     'other activations and upsampling': lambda of: [
         of.Conv2D(4, 3, padding='same', activation='tanh'), of.MaxPooling2D(2),
         of.Conv2D(4, 3, padding='same', activation='softmax'), of.MaxPooling2D(2),
@@ -108,9 +103,7 @@ def faster_in_float64():
     """Return `faster` of ConvDAE, Keras and TensorFlow, in float64."""
     cells = Cells('ConvDAE')
     cells.change("floatx('float32')", "floatx('float64')")
-    space = cells.run('setup', 'parameters')
-    space['layers'] = space['keras'].layers
-    cells.run('faster')
+    space = cells.run('setup', 'parameters', 'encoder', 'faster')
     return space['faster'], space['keras'], space['tf']
 
 
@@ -157,39 +150,25 @@ def train(name, *changes, data_dir=SAMPLE, **parameters):
     return cells, losses
 
 
-def test_the_article_s_network_trains_through_the_faster_layers_and_in_bfloat16():
-    """Weights and output stay float32."""
-    _, usual = train('ConvDAE')
-    cells, losses = train('ConvDAE', precision='bfloat16')
-    assert [type(layer).__name__ for layer in cells.trained.layers[1:]] == [
-        *3 * ['ConvolvePool'], 'UpSampling2D', 'Cropping2D', 'Convolve', *2 * ['UpsampleConvolve'], 'MultiplyShift',
-        'Activation']
-    own = [layer for layer in cells.trained.layers if hasattr(layer, 'convolution')]
-    assert {layer.compute_dtype for layer in own} == {'bfloat16'}
-    assert {weight.dtype.name for weight in cells.space['model'].get_weights()} == {'float32'}
-    assert cells.trained(cells.space['test_images'][:2]).dtype == 'float32'
-    np.testing.assert_allclose(losses, usual, rtol=0.02)
-    assert losses != usual
-
-
-@pytest.mark.parametrize('name', ['BasicAE', 'EasyDAE'])
-def test_dense_networks_train_in_half_precision_with_the_line_of_the_readme(name):
-    """In the first cell; the weights stay float32."""
-    assert f'`{HALF_PRECISION}`' in README
+def test_trains_in_half_precision_and_when_xla_compiles_the_step(name):
+    """As the README says; the weights, and what ConvDAE puts out, stay float32. On a GPU Keras has XLA compile."""
     _, usual = train(name)
-    cells, losses = train(name, ('result_handle = display(', f'{HALF_PRECISION}\nresult_handle = display('))
-    assert {layer.compute_dtype for layer in cells.space['model'].layers[1:]} == {'bfloat16'}
+    if name == 'ConvDAE':
+        cells, losses = train(name, precision='bfloat16')
+        halved = [layer for layer in cells.trained.layers if hasattr(layer, 'convolution')]
+        assert [type(layer).__name__ for layer in cells.trained.layers[1:]] == [
+            *3 * ['ConvolvePool'], 'UpSampling2D', 'Cropping2D', 'Convolve', *2 * ['UpsampleConvolve'],
+            'MultiplyShift', 'Activation']
+        assert cells.trained(cells.space['test_images'][:2]).dtype == 'float32'
+    else:
+        cells, losses = train(name, ('result_handle = display(', f'{HALF_PRECISION}\nresult_handle = display('))
+        halved = cells.trained.layers[1:]
+    assert {layer.compute_dtype for layer in halved} == {'bfloat16'}
     assert {weight.dtype.name for weight in cells.space['model'].get_weights()} == {'float32'}
     np.testing.assert_allclose(losses, usual, rtol=0.02)
     assert losses != usual
-
-
-@pytest.mark.parametrize('name', NOTEBOOKS)
-def test_trains_when_xla_compiles_the_step(name):
-    """On a GPU Keras has it do so."""
-    _, usual = train(name)
-    _, losses = train(name, ('.compile(optimizer', '.compile(jit_compile=True, optimizer'))
-    np.testing.assert_allclose(losses, usual, rtol=1e-4)
+    _, compiled = train(name, ('.compile(optimizer', '.compile(jit_compile=True, optimizer'))
+    np.testing.assert_allclose(compiled, usual, rtol=1e-4)
 
 
 def train_on_two_devices(data_dir):
@@ -213,5 +192,4 @@ def test_two_devices_learn_what_one_learns_with_the_lines_of_the_readme(tiny):
     with multiprocessing.get_context('spawn').Pool(1) as pool:
         usual, mirrored = pool.apply(train_on_two_devices, [tiny])
     np.testing.assert_allclose(mirrored, usual, rtol=1e-4)
-    assert f'`{SEVERAL_GPUS}`' in README
-    assert f'`{ONE_AGAIN}`' in README
+    assert [line for line in (HALF_PRECISION, SEVERAL_GPUS, ONE_AGAIN) if f'`{line}`' not in README] == []

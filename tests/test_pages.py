@@ -11,18 +11,16 @@ import time
 import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import NOTEBOOKS, ROOT, SAMPLE, code_cell, read_notebook
+from conftest import NOTEBOOKS, ROOT, SAMPLE, code_cells, read_notebook
 from playwright.sync_api import sync_playwright
-from produced import code_cells
 
 CHROMIUM = next((path for path in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if path), None)
 PHONE, DESKTOP = {'width': 360, 'height': 640}, {'width': 1440, 'height': 900}
-PATHS = [ROOT / 'notebooks' / f'{name}.html' for name in NOTEBOOKS]
+FOLDER = ROOT / 'notebooks'
 PLACES = "all => all.map(each => each.getBoundingClientRect()).map(box => `${box.left} to ${box.right}`)"
 SCROLL = "all => all.some(box => box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX === 'auto')"
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason='there is no Chromium on this machine')
-each_page = pytest.mark.parametrize('path', PATHS, ids=NOTEBOOKS)
 
 
 @pytest.fixture(scope='module')
@@ -35,15 +33,11 @@ def browser():
         browser.close()
 
 
-@each_page
 @pytest.mark.parametrize('size, scheme', [(PHONE, 'dark'), (DESKTOP, 'light')], ids=['phone-dark', 'desktop-light'])
-def test_page_is_whole_and_open_to_all(browser, path, size, scheme):
+def test_page_is_whole_and_open_to_all(browser, name, size, scheme):
     """All pictures, no scrolling sideways but in boxes of code; strong contrast, names, and keys that reach all."""
-    context = browser.new_context(viewport=size, color_scheme=scheme, offline=True)
-    page, requests = context.new_page(), []
-    page.on('request', lambda request: requests.append(request.url))
-    page.goto(path.as_uri())
-    assert [url for url in requests if not url.startswith('data:')] == [path.as_uri()]
+    page = browser.new_page(viewport=size, color_scheme=scheme, offline=True)
+    page.goto((FOLDER / f'{name}.html').as_uri())
     assert page.evaluate('document.documentElement.scrollWidth') == size['width']
     assert size == DESKTOP or page.locator('main > .code').evaluate_all(SCROLL)    # long lines are not broken
     images = page.locator('div.figure > img').evaluate_all('all => all.map(each => [each.naturalWidth, each.alt])')
@@ -54,22 +48,21 @@ def test_page_is_whole_and_open_to_all(browser, path, size, scheme):
     page.locator('details').evaluate_all('all => all.forEach(each => { each.open = true })')
     assert [(each['id'], each['nodes'][0]['html'][:200]) for each in Axe().run(page).response['violations']
             if each['impact'] in ('serious', 'critical')] == []
-    context.close()
+    page.close()
 
 
-@each_page
-def test_page_reads_well(browser, path):
+def test_page_reads_well(browser, name):
     """Headings in order, links that lead somewhere, one column, plumbing folded on the screen and printed on paper."""
     page = browser.new_page(viewport=DESKTOP)
-    page.goto(path.as_uri())
+    page.goto((FOLDER / f'{name}.html').as_uri())
     headings = page.locator('h1, h2, h3, h4').evaluate_all('all => all.map(each => Number(each.tagName[1]))')
     assert headings.count(1) == headings[0] == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(headings))
     assert page.locator('nav.contents a').count() == len(headings) - 1
     links = page.locator('a').evaluate_all('all => all.map(each => each.getAttribute("href"))')
-    assert {other.name for other in PATHS} <= set(links)
+    assert {f'{other}.html' for other in NOTEBOOKS} <= set(links)
     ids = page.locator('[id]').evaluate_all('all => all.map(each => "#" + each.id)')
-    assert [link for link in links if '//' not in link and link not in ids and not (path.parent / link).exists()] == []
+    assert [link for link in links if '//' not in link and link not in ids and not (FOLDER / link).exists()] == []
     assert len(set(page.locator('main > :is(.text, .code, .output, .figure, .folded)').evaluate_all(PLACES))) == 1
 
     folded = page.locator('details.folded').all()
@@ -87,15 +80,14 @@ def lab(tmp_path):
     """Start JupyterLab in a folder with a short EasyDAE and the sample; return its address."""
     shutil.copytree(SAMPLE, tmp_path / 'MNIST_data' / 'sample')
     notebook = read_notebook('EasyDAE')
-    code_cell(notebook, 'parameters').source += "\ndata_dir, epochs = 'MNIST_data/sample', 2"
-    for cell in code_cells(notebook):
+    code_cells(notebook)['parameters'].source += "\ndata_dir, epochs = 'MNIST_data/sample', 2"
+    for cell in code_cells(notebook).values():
         cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, tmp_path / 'EasyDAE.ipynb')
     settings = tmp_path / 'lab' / 'user-settings' / '@jupyterlab' / 'notebook-extension' / 'tracker.jupyterlab-settings'
     settings.parent.mkdir(parents=True)
     settings.write_text('{"windowingMode": "none"}')    # also cells outside of the window are on the page
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
+    with socket.create_server(('127.0.0.1', 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}',
                '--IdentityProvider.token=', f'--ServerApp.root_dir={tmp_path}', '--LabApp.news_url=None',
@@ -116,7 +108,7 @@ def test_jupyterlab_folds_the_plumbing_and_runs_all_cells(browser, lab):
     page.goto(lab, timeout=60_000)
     page.locator('.jp-NotebookPanel-toolbar').get_by_text('Python 3').wait_for(timeout=60_000)
     page.locator('.jp-CodeCell').nth(-1).wait_for(timeout=60_000)
-    cells = code_cells(read_notebook('EasyDAE'))
+    cells = code_cells(read_notebook('EasyDAE')).values()
     for cell, shown in zip(cells, page.locator('.jp-CodeCell').all(), strict=True):
         folded = 'hide-input' in cell.metadata.get('tags', [])
         assert shown.locator('.jp-InputArea-editor').is_visible() != folded, cell.id

@@ -1,19 +1,16 @@
 """Each notebook, run top to bottom with few epochs: what it prints, draws and measures is what it says."""
 import math
 import re
+from statistics import NormalDist
 
 import numpy as np
 import pytest
-from conftest import NOTEBOOKS, PARAMETERS, SAMPLE, Cells, code_cell, import_tensorflow, stream_text
-from produced import code_cells, pictures
+from conftest import PARAMETERS, SAMPLE, Cells, code_cells, import_tensorflow
+from produced import assert_clean
 
 keras = import_tensorflow()
 
-DATA = ('sample', 'full')
-EVERY_RUN = [(name, data) for data in DATA for name in NOTEBOOKS]
 NOISY = ('EasyDAE', 'ConvDAE')
-RESULT = {'BasicAE': ('rows', 'test digits, rebuilt'), 'EasyDAE': ('denoise', 'Test digits under noise'),
-          'ConvDAE': ('compare', 'The same noisy digits')}    # the cell and the title of the figure
 TIMES = re.compile(r'\d+ (s in all|ms)')
 
 
@@ -21,11 +18,6 @@ def rebuild(model, images):
     """Return what a model makes of images, shape (count, 28, 28)."""
     logits = model.predict(np.reshape(images, (-1, *model.input_shape[1:])), verbose=0).astype(float)
     return 1 / (1 + np.exp(-logits.reshape(-1, 28, 28)))
-
-
-def normal(x):
-    """Return the distribution function of the standard normal distribution."""
-    return (1 + math.erf(x / math.sqrt(2))) / 2
 
 
 def measures(clean, images):
@@ -38,33 +30,21 @@ def measures(clean, images):
     return cross_entropy, psnr, np.mean(ssim(clean[..., np.newaxis], images[..., np.newaxis], max_val=1))
 
 
-@pytest.mark.parametrize(('name', 'data'), EVERY_RUN)
-def test_runs_clean_and_opens_with_its_result(runs, name, data):
-    run = runs(name, data)
-    cells = code_cells(run.notebook)
-    text = stream_text(cells)
-    assert stream_text(cells, 'stderr') == ''
-    assert not re.search(r'[\r\b]|warning', text, re.IGNORECASE)
-    assert not re.search(r'(^|\s)/\w', text.replace(str(run.data), '')), 'a path of this computer'
-    assert ('refused): using the sample in MNIST_data/sample.\n' in text) == (data == 'sample')
-    assert all(len(alt) > 40 for cell in cells for _, alt in pictures(cell))
-    ((_, opening),), ((_, result),) = (pictures(code_cell(run.notebook, cell)) for cell in ('setup', RESULT[name][0]))
-    assert opening == result    # their descriptions: drawn twice, the layout may differ by a pixel
+def test_runs_clean(run, name):
+    assert_clean(run.notebook, str(run.data))
+    assert ('refused): using the sample in MNIST_data/sample.\n' in run.printed('load_images')) != run.full
     written = {path.name for path in run.folder.iterdir()} - {'MNIST_data', f'{name}.ipynb', 'run.ipynb'}
     assert written == ({'ConvDAE.keras'} if name == 'ConvDAE' else set())
-    if data == 'full' and run['status']:
+    if run.full and run['status']:
         assert int(re.search(r'VmHWM:\s+(\d+) kB', run['status'])[1]) < 1_500_000    # the peak of its memory
 
 
-@pytest.mark.parametrize(('name', 'data'), EVERY_RUN)
-def test_prints_one_line_per_epoch_and_stores_no_redraws(runs, name, data):
-    run = runs(name, data)
+def test_prints_one_line_per_epoch_and_stores_no_redraws(run, name):
     lines = re.findall(r'^epoch .*', run.printed('train'), re.MULTILINE)
     assert lines == [f'epoch {epoch:2}/{run["epochs"]}  loss {loss:.4f}' for epoch, loss in
                      enumerate(run['losses'], start=1)]
-    assert len(lines) == run['epochs']
     assert np.all(np.diff([math.log(2), *run['losses']]) < 0)    # from the loss of guessing on
-    progress = [output.data['text/plain'] for output in code_cell(run.notebook, 'train').outputs
+    progress = [output.data['text/plain'] for output in code_cells(run.notebook)['train'].outputs
                 if output.output_type == 'display_data']
     if name == 'ConvDAE':    # whose epochs take half a minute
         steps = len(run.images('train')) // run['batch_size']
@@ -72,24 +52,20 @@ def test_prints_one_line_per_epoch_and_stores_no_redraws(runs, name, data):
     assert progress == []
 
 
-@pytest.mark.parametrize(('name', 'data'), EVERY_RUN)
-def test_loss_curve_says_whether_it_may_be_compared_with_the_original(runs, name, data):
-    run = runs(name, data)
+def test_loss_curve_says_whether_it_may_be_compared_with_the_original(run, name):
     ((title, figure),) = ((title, figure) for title, figure in run['figures'].items() if title.startswith('Training'))
     values = {label.split(':')[0]: values for label, values in figure['curves'].items()}
     original = values['the original, 2017']
     assert (len(original), original[0], original[-1]) == {
         'BasicAE': (20, 0.1329, 0.0950), 'EasyDAE': (30, 0.2596, 0.1269), 'ConvDAE': (10, 0.1814, 0.0996)}[name]
     assert run['losses'] in values.values()
-    assert ('NOT COMPARABLE' in title) == (data == 'sample')
-    assert title.count(', not ') == ({'BasicAE': 4, 'EasyDAE': 5, 'ConvDAE': 4}[name] if data == 'sample' else 0)
-    assert data == 'full' or '4,000 training images, not 60,000; ' in title
+    assert ('NOT COMPARABLE' in title) != run.full
+    assert title.count(', not ') == (0 if run.full else {'BasicAE': 4, 'EasyDAE': 5, 'ConvDAE': 4}[name])
+    assert run.full or '4,000 training images, not 60,000; ' in title
 
 
-@pytest.mark.parametrize(('name', 'data'), EVERY_RUN)
-def test_rows_show_what_the_network_makes_of_the_very_digits_above(runs, name, data):
+def test_rows_show_what_the_network_makes_of_the_very_digits_above(run, name):
     """The original drew noisy digits and fed clean ones."""
-    run = runs(name, data)
     rows = run.rows('test digits, rebuilt' if name == 'BasicAE' else 'Test digits under noise')
     originals = run.images('test')[run['shown']]
     np.testing.assert_allclose(rows['original'], originals, atol=1e-6)
@@ -97,12 +73,11 @@ def test_rows_show_what_the_network_makes_of_the_very_digits_above(runs, name, d
     np.testing.assert_allclose(rows['reconstructed'], rebuild(run['model'], fed), atol=1e-4)
     if name != 'BasicAE':
         share = np.mean((fed - originals)[originals == 0] > run['noise_factor'])
-        assert share == pytest.approx(1 - normal(1), abs=0.03)
+        assert share == pytest.approx(1 - NormalDist().cdf(1), abs=0.03)
 
 
-@pytest.mark.parametrize('data', DATA)
-def test_hidden_vectors_are_drawn_as_squares_and_paint_the_digit(runs, data):
-    run = runs('BasicAE', data)
+@pytest.mark.parametrize('name', ['BasicAE'])
+def test_hidden_vectors_are_drawn_as_squares_and_paint_the_digit(run):
     weights, bias = run['model'].get_layer('hidden').get_weights()
     hidden = np.maximum(run.images('test')[run['shown']].reshape(-1, 784) @ weights + bias, 0)
     (squares,) = (images for name, images in run.rows('test digits, rebuilt').items() if 'hidden' in name)
@@ -117,8 +92,8 @@ def test_hidden_vectors_are_drawn_as_squares_and_paint_the_digit(runs, data):
     assert np.abs(together[0] - together[-1]).mean() > np.abs(together[-2] - together[-1]).mean() > 0
 
 
-def test_pca_is_that_of_the_training_images(runs):
-    run = runs('BasicAE', 'sample')
+@pytest.mark.parametrize(('name', 'run'), [('BasicAE', 'sample')], indirect=['run'])
+def test_pca_is_that_of_the_training_images(run):
     train_images, test_images = (run.images(part).reshape(-1, 784) for part in ('train', 'test'))
     mean = train_images.mean(axis=0)
     directions = np.linalg.svd(train_images - mean, full_matrices=False)[2]
@@ -128,9 +103,7 @@ def test_pca_is_that_of_the_training_images(runs):
     assert len(run['pca_psnr']) == len(run['sizes'])
 
 
-@pytest.mark.parametrize(('name', 'data'), EVERY_RUN)
-def test_table_holds_the_figures_of_merit_of_all_test_images(runs, name, data):
-    run = runs(name, data)
+def test_table_holds_the_figures_of_merit_of_all_test_images(run, name):
     if name == 'BasicAE':
         table = re.findall(r'(test images): cross-entropy ([\d.]+), PSNR ([\d.]+) dB, SSIM ([\d.]+)\n',
                            run.printed('results'))
@@ -150,9 +123,8 @@ def test_table_holds_the_figures_of_merit_of_all_test_images(runs, name, data):
             assert float(value) == pytest.approx(digits, abs=tolerance), label
 
 
-@pytest.mark.parametrize('data', DATA)
-def test_networks_are_compared_on_the_same_noisy_digits(runs, data):
-    run = runs('ConvDAE', data)
+@pytest.mark.parametrize('name', ['ConvDAE'])
+def test_networks_are_compared_on_the_same_noisy_digits(run):
     rows, first = run.rows('The same noisy digits'), run.rows('Test digits under noise')
     assert list(rows) == ['original', 'noisy', 'linear map', *run['networks']]
     np.testing.assert_array_equal([rows['original'], rows['noisy']], [first['original'], first['noisy']])
@@ -187,10 +159,9 @@ def test_noise_is_gaussian_with_the_given_factor_and_clipped(name):
     assert np.abs(np.corrcoef(noisy.ravel(), other.ravel())[0, 1]) < 0.01
     assert (noisy.min(), noisy.max()) == (0, 1)
     for level in np.linspace(0, 0.99, 34):
-        assert np.mean(noisy <= level) == pytest.approx(normal((level - 0.5) / 0.3), abs=0.005)
+        assert np.mean(noisy <= level) == pytest.approx(NormalDist(0.5, 0.3).cdf(level), abs=0.005)
 
 
-@pytest.mark.parametrize('name', NOTEBOOKS)
 def test_batches_hold_all_images_in_a_new_order_with_new_noise(name):
     """The size of a batch stays open: where TensorFlow knows it, it may add up gradients in varying order."""
     space = Cells(name, data_dir=str(SAMPLE), batch_size=500).run_to('batches')
@@ -206,7 +177,7 @@ def test_batches_hold_all_images_in_a_new_order_with_new_noise(name):
             np.testing.assert_array_equal(noisy, clean)
             continue
         for level in (0, 0.5, 0.9):
-            assert np.mean(noisy[clean == 0] <= level) == pytest.approx(normal(level / 0.5), abs=0.01)
+            assert np.mean(noisy[clean == 0] <= level) == pytest.approx(NormalDist(0, 0.5).cdf(level), abs=0.01)
         for other_noisy, other_clean in parts[:number]:
             black = (clean == 0) & (other_clean == 0)
             assert abs(np.corrcoef(noisy[black], other_noisy[black])[0, 1]) < 0.02
@@ -247,7 +218,6 @@ def test_median_filter_takes_the_median_of_nine_pixels():
         assert space['median'][number, row, column] == sorted(window)[4]
 
 
-@pytest.mark.parametrize('name', NOTEBOOKS)
 def test_run_twice_in_one_kernel_it_gives_the_same_run(name, tiny, tmp_path, monkeypatch, capsys):
     """The same seed gives the same losses and pictures to the last bit, whatever was run before."""
     monkeypatch.chdir(tmp_path)
