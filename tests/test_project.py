@@ -52,7 +52,7 @@ def test_records_are_those_of_the_tables_and_hold_enough_seeds():
     """A table older than its record says what was not measured; three seeds say little of how far results vary."""
     tables = {'compare': compare.table(RECORDS['compare']), 'seeds': seeds.seed_table(RECORDS['seeds'])}
     assert [name for name, table in tables.items() if table not in read('benchmarks/README.md')] == []
-    for name, fewest in {'BasicAE': 5, 'EasyDAE': 5, 'ConvDAE': 1}.items():
+    for name, fewest in {'BasicAE': 5, 'EasyDAE': 5, 'ConvDAE': 8}.items():
         assert len(RECORDS['seeds'][name]['runs']) >= fewest
 
 
