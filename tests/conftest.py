@@ -229,12 +229,3 @@ def run(request, name, runs):
 def tiny(tmp_path_factory):
     """Return a folder with 300 training and 50 test images, for runs of a few seconds."""
     return cut_sample(tmp_path_factory.mktemp('tiny'), 300, 50)
-
-
-@pytest.hookimpl(tryfirst=True)    # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items):
-    """Keep on one worker of pytest-xdist what shares a run in a kernel, or else what is in one file."""
-    for item in items:
-        parameters = item.callspec.params if hasattr(item, 'callspec') else {}
-        shares_run = item.path.stem == 'test_runs'
-        item.add_marker(pytest.mark.xdist_group(parameters.get('name', 'ConvDAE') if shares_run else item.path.stem))
