@@ -25,6 +25,10 @@ SAMPLE = ROOT / 'MNIST_data' / 'sample'
 FULL = Path(os.environ['MNIST_DATA']).resolve() if os.environ.get('MNIST_DATA') else None
 NOBODY = 'http://127.0.0.1:9/'    # in place of a mirror: the discard port, where nothing answers
 
+# What the article sets, so that a change of it in a notebook is no fault.
+ARTICLE = {'BasicAE': {'hidden_units': 64, 'learning_rate': 0.001, 'original_learning_rate': 0.01},
+           'EasyDAE': {'hidden_units': 32, 'learning_rate': 0.001, 'noise_factor': 0.5},
+           'ConvDAE': {'learning_rate': 0.001, 'noise_factor': 0.5}}
 # Runs in kernels. On the sample every parameter is another than in the notebook, so that a number written into a cell
 # would show; on the full data only those are changed that make the run short.
 OTHER = {'batch_size': 100, 'learning_rate': 0.002, 'seed': 3, 'shown': [5, 9, 5]}
@@ -34,10 +38,10 @@ PARAMETERS = {
     ('EasyDAE', 'sample'): {**OTHER, 'epochs': 2, 'hidden_units': 37, 'noise_factor': 0.3},
     ('ConvDAE', 'sample'): {**OTHER, 'epochs': 1, 'noise_factor': 0.3, 'dense_units': [37], 'dense_epochs': 1,
                             'distances': [0, 4], 'noise_factors': [0.6], 'flipped': 0.3},
-    ('BasicAE', 'full'): {'epochs': 2, 'sizes': [2, 64], 'size_epochs': 1},
-    ('EasyDAE', 'full'): {'epochs': 2},
-    ('ConvDAE', 'full'): {'epochs': 1, 'dense_units': [32], 'dense_epochs': 1, 'distances': [4],
-                          'noise_factors': [0.25]},
+    ('BasicAE', 'full'): {**ARTICLE['BasicAE'], 'batch_size': 128, 'epochs': 2, 'sizes': [2, 64], 'size_epochs': 1},
+    ('EasyDAE', 'full'): {**ARTICLE['EasyDAE'], 'batch_size': 128, 'epochs': 2},
+    ('ConvDAE', 'full'): {**ARTICLE['ConvDAE'], 'batch_size': 128, 'epochs': 1, 'dense_units': [32], 'dense_epochs': 1,
+                          'distances': [4], 'noise_factors': [0.25]},
 }
 # Put behind the cell that defines show(): keeps what each figure shows, by its title.
 KEEP_FIGURES = """

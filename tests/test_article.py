@@ -4,7 +4,7 @@ import multiprocessing
 
 import numpy as np
 import pytest
-from conftest import ROOT, SAMPLE, Cells, import_tensorflow
+from conftest import ARTICLE, ROOT, SAMPLE, Cells, import_tensorflow
 from original import SHAPES, Original, first_weights
 
 # Written from the article, not from the notebooks: kind and output of each layer.
@@ -28,7 +28,7 @@ ONE_AGAIN = 'tf.distribute.experimental_set_strategy(None)'
 
 
 def test_network_is_the_article_s_in_keras_s_own_layers(name):
-    space = Cells(name, data_dir=str(SAMPLE)).run_to('compile')
+    space = Cells(name, data_dir=str(SAMPLE), **ARTICLE[name]).run_to('compile')
     model, layers = space['model'], space['keras'].layers
     assert [(type(layer).__name__, layer.output.shape[1:]) for layer in model.layers] == LAYERS[name]
     assert all(type(layer) is getattr(layers, type(layer).__name__) for layer in model.layers)
@@ -39,7 +39,7 @@ def test_network_is_the_article_s_in_keras_s_own_layers(name):
 # Adam makes a full step of a gradient that is nothing but rounding error.
 def in_float64(name, **parameters):
     """Return the cells of a notebook, run until its training, with weights as the original begins with."""
-    cells = Cells(name, data_dir=str(SAMPLE), batch_size=16, **parameters)
+    cells = Cells(name, data_dir=str(SAMPLE), batch_size=16, **ARTICLE[name], **parameters)
     cells.change("floatx('float32')", "floatx('float64')")
     space = cells.run_to('batches')
     space['model'].set_weights(first_weights(name, 0))

@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from conftest import PARAMETERS, SAMPLE, Cells, code_cells, import_tensorflow
+from conftest import ARTICLE, PARAMETERS, SAMPLE, Cells, code_cells, import_tensorflow
 from produced import assert_clean
 
 keras = import_tensorflow()
@@ -164,7 +164,7 @@ def test_noise_is_gaussian_with_the_given_factor_and_clipped(name):
 
 def test_batches_hold_all_images_in_a_new_order_with_new_noise(name):
     """The size of a batch stays open: where TensorFlow knows it, it may add up gradients in varying order."""
-    space = Cells(name, data_dir=str(SAMPLE), batch_size=500).run_to('batches')
+    space = Cells(name, data_dir=str(SAMPLE), batch_size=500, **ARTICLE[name]).run_to('batches')
     batches, train_images = space['train_batches'], np.reshape(space['train_images'], (-1, 784)) / 255
     assert batches.element_spec[0].shape[0] is None
     parts = [[np.reshape(images, (-1, 784)) for images in batch] for _ in range(2) for batch in batches]
@@ -186,7 +186,7 @@ def test_batches_hold_all_images_in_a_new_order_with_new_noise(name):
 @pytest.mark.parametrize('name', NOISY)
 def test_linear_maps_have_the_least_squared_difference(name):
     """Of all, and in EasyDAE of those of rank hidden_units (found here in another way)."""
-    cells = Cells(name, data_dir=str(SAMPLE), batch_size=500)
+    cells = Cells(name, data_dir=str(SAMPLE), batch_size=500, **ARTICLE[name])
     space = cells.run_to('batches')
     space['train_batches'] = [*space['train_batches']][:4]    # 2,000 digits
     noisy, clean = (np.concatenate([np.reshape(batch[part], (-1, 784)) for batch in space['train_batches']])
