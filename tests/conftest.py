@@ -16,11 +16,11 @@ from unittest import mock
 import nbformat
 import numpy as np
 import pytest
-from compare import DRAWING, read_pixels
+from compare import DRAWING, TEST, TRAIN, read_pixels
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ('BasicAE', 'EasyDAE', 'ConvDAE')
-ARCHIVES = {'train': 'train-images-idx3-ubyte.gz', 'test': 't10k-images-idx3-ubyte.gz'}
+ARCHIVES = {'train': TRAIN, 'test': TEST}
 SAMPLE = ROOT / 'MNIST_data' / 'sample'
 FULL = Path(os.environ['MNIST_DATA']).resolve() if os.environ.get('MNIST_DATA') else None
 NOBODY = 'http://127.0.0.1:9/'    # in place of a mirror: the discard port, where nothing answers

@@ -45,6 +45,13 @@ def test_notebook_opens_with_the_picture_of_its_result(name):
         assert (ROOT / 'notebooks' / 'denoised.png').read_bytes() == base64.b64decode(opening[0]), 'make refresh'
 
 
+@pytest.mark.xfail(strict=True, reason='known: without interactive logging Keras shows no summary; print_fn=print does')
+def test_summary_of_the_network_is_shown(name):
+    """The layers, their outputs and numbers of weights at a glance."""
+    cells = code_cells(stored_run(name))
+    assert 'Total params' in printed(cells['decoder' if name == 'ConvDAE' else 'model'])
+
+
 def test_numbers_in_the_text_are_in_the_code_or_the_outputs(name):
     """A sentence that names a number which nothing produced misleads; those on seeds come from their record."""
     notebook, seeds = stored_run(name), (ROOT / 'benchmarks' / 'seeds.json').read_text()
