@@ -65,8 +65,8 @@ KEEP = """
 import pickle
 losses = history.history['loss']
 status = open('/proc/self/status').read() if os.path.exists('/proc/self/status') else None
-names = ['figures', 'losses', 'status', 'model', 'networks', 'noisy_images', 'reconstructed', 'median', 'linear',
-         'narrow', 'pca_psnr', *PARAMETERS]
+names = ['figures', 'losses', 'status', 'model', 'networks', 'noisy_images', 'reconstructed', 'linear', 'narrow',
+         'pca_psnr', *PARAMETERS]
 with open(os.environ['KEPT'], 'wb') as file:
     pickle.dump({name: globals()[name] for name in names if name in globals()}, file)
 """
@@ -76,7 +76,7 @@ RUNNERS = {    # what readers run notebooks with; each stores what a notebook pr
     'ConvDAE': 'nbconvert --to=notebook --execute --output=run.ipynb {}.ipynb',
 }
 SETTINGS = {    # of the reader's own, none of which may change anything
-    'keras.json': '{"backend": "jax", "floatx": "float16", "image_data_format": "channels_first", "epsilon": 1e-3}',
+    'keras.json': '{"backend": "jax", "floatx": "float16", "image_data_format": "channels_first"}',
     'matplotlibrc': 'image.cmap: jet\nfigure.facecolor: black\naxes.grid: True\nfont.size: 3\nfigure.dpi: 30\n',
 }
 

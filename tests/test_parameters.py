@@ -12,7 +12,7 @@ IMPOSSIBLE = {    # values of the parameters that all of these notebooks have
     NOTEBOOKS: {'epochs': [0, -1, 2.5, '10', None, INFINITE], 'batch_size': [0, 4001, 64.0],
                 'learning_rate': [0, -0.1, NAN, INFINITE, 'small'], 'seed': [-1, 2**31, 0.5, None],
                 'shown': [[], [1000], [-1], ['first'], [1.5]]},
-    ('BasicAE', 'EasyDAE'): {'hidden_units': [0, 10.5, [64]]},
+    ('BasicAE', 'EasyDAE'): {'hidden_units': [0, 10.5, '64']},
     ('EasyDAE', 'ConvDAE'): {'noise_factor': [-0.5, INFINITE, NAN, 'much']},
     ('BasicAE',): {'original_learning_rate': [0, NAN], 'sizes': [[], [2, 0], ['2']], 'size_epochs': [0, 0.5]},
     ('ConvDAE',): {'dense_units': [[], [0, 32], [1.5]], 'dense_epochs': [0, '3'], 'distances': [[], [28], [-1], [0.5]],

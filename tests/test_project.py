@@ -23,13 +23,6 @@ def read(*paths):
     return '\n'.join((ROOT / path).read_text(encoding='utf-8') for path in paths)
 
 
-def test_readme_is_short_and_names_the_licence():
-    """A visitor decides in a minute whether to stay, and may use nothing without a licence."""
-    assert len(README.splitlines()) <= 100
-    assert '(LICENSE)' in README
-    assert read('LICENSE').startswith('MIT License')
-
-
 @pytest.mark.parametrize('document', ['README.md', 'CONTRIBUTING.md', 'MNIST_data/README.md', 'benchmarks/README.md'])
 def test_links_and_targets_of_make_exist(document):
     """A visitor follows a link, or types a command, and nothing is there."""
@@ -39,13 +32,12 @@ def test_links_and_targets_of_make_exist(document):
     assert set(re.findall('(?:`|^)make ([a-z]+)', read(document), re.MULTILINE)) <= set(targets)
 
 
-def test_requirements_are_pinned_and_no_archive_is_committed():
-    """Other versions give other results; MNIST would make a clone large, and is under a licence of its own."""
-    requirements = read('requirements.txt', 'requirements-dev.txt').split()
-    assert [line for line in requirements if not re.fullmatch(r'[\w-]+==[\d.]+', line)] == []
-    if (ROOT / '.git').exists():
-        tracked = subprocess.run(['git', 'ls-files', '*.gz', '*.keras'], cwd=ROOT, capture_output=True, text=True)
-        assert tracked.stdout.split() == sorted(f'MNIST_data/sample/{archive}' for archive in ARCHIVES.values())
+def test_no_archive_and_no_network_is_committed():
+    """MNIST would make a clone large, and is under a licence of its own."""
+    if not (ROOT / '.git').exists():
+        pytest.skip('this is no checkout')
+    tracked = subprocess.run(['git', 'ls-files', '*.gz', '*.keras'], cwd=ROOT, capture_output=True, text=True)
+    assert tracked.stdout.split() == sorted(f'MNIST_data/sample/{archive}' for archive in ARCHIVES.values())
 
 
 def test_records_are_those_of_the_tables_and_hold_enough_seeds():
