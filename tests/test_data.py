@@ -131,6 +131,14 @@ def test_without_archives_network_and_sample_one_sentence_says_what_to_do(tmp_pa
         load('MNIST_data')
 
 
+def test_sample_is_what_its_readme_says():
+    train, test = read_pixels(SAMPLE / TRAIN), read_pixels(SAMPLE / TEST)
+    assert (len(train), len(test)) == (4000, 1000)
+    digits = {image.tobytes() for image in [*train, *test]}
+    assert len(digits) == 5000
+    assert not FULL or digits <= {image.tobytes() for image in read_pixels(FULL / TRAIN)}
+
+
 def send(content):
     """Return the answer of a good mirror: status, headers and body."""
     return 200, {'Content-Length': len(content)}, content

@@ -32,6 +32,12 @@ def test_links_and_targets_of_make_exist(document):
     assert set(re.findall('(?:`|^)make ([a-z]+)', read(document), re.MULTILINE)) <= set(targets)
 
 
+def test_requirements_are_pinned():
+    """Other versions give other results."""
+    requirements = read('requirements.txt', 'requirements-dev.txt').split()
+    assert [line for line in requirements if not re.fullmatch(r'[\w-]+==[\d.]+', line)] == []
+
+
 def test_no_archive_and_no_network_is_committed():
     """MNIST would make a clone large, and is under a licence of its own."""
     if not (ROOT / '.git').exists():
