@@ -1,7 +1,8 @@
 """Run the three notebooks top to bottom and export each as a page: everything goes to build/, nothing else changes.
 
 With --in-place the notebooks and the pages in notebooks/ are replaced, each when its notebook has run to the end on
-the full MNIST. With --pages nothing runs: the pages in notebooks/ are renewed from the stored runs.
+MNIST with the settings of the original. With --pages nothing runs: the pages in notebooks/ are renewed from the stored
+runs. When a cell fails, what ran until then is in build/.
 """
 import argparse
 import base64
@@ -14,13 +15,11 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ('BasicAE', 'EasyDAE', 'ConvDAE')
-FULL_SIZE = 60000    # training images of MNIST
 
 
 class Runner(NotebookClient):
@@ -44,32 +43,38 @@ def code_digest(notebook):
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
-def run(name):
-    """Return the notebook of that name, executed in the project's folder; raise CellExecutionError if a cell fails."""
-    notebook = nbformat.read(ROOT / f'{name}.ipynb', as_version=4)
-    code_cells = [cell.id for cell in notebook.cells if cell.cell_type == 'code']
+def run(name, notebook):
+    """Run a notebook in the project's folder; return what stopped it, or None. What ran until then is kept."""
+    code_cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == 'code'}
+    for cell in code_cells.values():
+        cell.outputs, cell.execution_count = [], None
+    parameters, problem = code_cells['parameters'].source, None
+    if 'model_file = ' in parameters:    # what the notebook keeps goes to build/ too
+        (ROOT / 'build').mkdir(exist_ok=True)
+        code_cells['parameters'].source += "\nmodel_file = os.path.join('build', os.path.basename(model_file))"
 
     def announce(cell, cell_index):
         if cell.id in code_cells:
-            print(f'{name}: cell {code_cells.index(cell.id) + 1} of {len(code_cells)}, {cell.id}', flush=True)
+            print(f'{name}: cell {[*code_cells].index(cell.id) + 1} of {len(code_cells)}, {cell.id}', flush=True)
 
-    Runner(notebook, timeout=None, coalesce_streams=True, record_timing=False, on_cell_start=announce,
-           resources={'metadata': {'path': str(ROOT)}},
-           config=Config(KernelManager={'transport_encryption': 'auto'})).execute()
-    notebook.metadata = {'kernelspec': notebook.metadata.kernelspec, 'language_info': {'name': 'python'},
-                         'executed_code_sha256': code_digest(notebook)}
-    return notebook
+    try:
+        Runner(notebook, timeout=None, coalesce_streams=True, record_timing=False, on_cell_start=announce,
+               resources={'metadata': {'path': str(ROOT)}},
+               config=Config(KernelManager={'transport_encryption': 'auto'})).execute()
+    except Exception as error:    # a cell has failed, the kernel has died, or you have interrupted it
+        problem = str(error) or 'Interrupted.'
+    code_cells['parameters'].source = parameters
+    notebook.metadata.language_info.pop('version', None)
+    notebook.metadata = {**{key: notebook.metadata[key] for key in ('kernelspec', 'language_info')},
+                         'executed_code_sha256': None if problem else code_digest(notebook)}
+    return problem
 
 
-def outputs_of(notebook, cell_id):
-    """Return the outputs of the cell of that id."""
-    return next(cell.outputs for cell in notebook.cells if cell.id == cell_id)
-
-
-def training_images(notebook):
-    """Return how many training images the executed notebook says it used."""
-    printed = ''.join(output.get('text', '') for output in outputs_of(notebook, 'images'))
-    return int(re.search('([0-9,]+) training images', printed)[1].replace(',', ''))
+def pictures(notebook, cell_id):
+    """Return the pictures of the cell of that id: from the alternative text of each to its bytes."""
+    return {output.metadata['image/png']['alt']: base64.b64decode(output.data['image/png'])
+            for cell in notebook.cells if cell.id == cell_id
+            for output in cell.outputs if 'image/png' in output.get('data', {})}
 
 
 def page_of(name, notebook):
@@ -101,27 +106,25 @@ def main():
     instead.add_argument('--in-place', action='store_true', help='replace the notebooks and the pages in notebooks/')
     instead.add_argument('--pages', action='store_true', help='run nothing, renew the pages in notebooks/')
     parser.add_argument('names', nargs='*', metavar='name', help='notebooks (default: all three)')
-    arguments = parser.parse_args()
+    arguments, written = parser.parse_args(), []
     if unknown := set(arguments.names) - set(NOTEBOOKS):
         parser.error(f'there is no notebook {", ".join(sorted(unknown))}: choose from {", ".join(NOTEBOOKS)}')
-    pages, written = ROOT / ('notebooks' if arguments.in_place or arguments.pages else 'build'), []
     for name in arguments.names or NOTEBOOKS:
-        try:
-            notebook = nbformat.read(ROOT / f'{name}.ipynb', as_version=4) if arguments.pages else run(name)
-        except CellExecutionError as error:
-            sys.exit(f'{error}\n{name} stopped there; nothing was written for it.')
-        if arguments.in_place and training_images(notebook) != FULL_SIZE:
-            sys.exit(f'{name} did not run on the {FULL_SIZE:,} training images of MNIST; its stored run stays as it '
-                     'was. Put the archives into MNIST_data/, or connect to a network.')
-        files = {pages / f'{name}.html': page_of(name, notebook).encode()}
+        notebook = nbformat.read(ROOT / f'{name}.ipynb', as_version=4)
+        problem = None if arguments.pages else run(name, notebook)
+        if arguments.in_place and not problem and not any(
+                title.startswith('Training loss, compared with the original') for title in pictures(notebook, 'curve')):
+            problem = 'Data or settings are not those of the original: the title of the loss curve says which.'
+        stored = (arguments.in_place or arguments.pages) and not problem
+        pages = ROOT / ('notebooks' if stored else 'build')
+        write(pages / f'{name}.html', page_of(name, notebook).encode())
         if not arguments.pages:
-            executed = (ROOT if arguments.in_place else pages) / f'{name}.ipynb'
-            files[executed] = f'{nbformat.writes(notebook)}\n'.encode()
-        if arguments.in_place and name == 'ConvDAE':    # the picture that opens it, for the README
-            (picture,) = (output for output in outputs_of(notebook, 'setup') if 'image/png' in output.get('data', {}))
-            files[pages / 'denoised.png'] = base64.b64decode(picture.data['image/png'])
-        for path, content in files.items():
-            write(path, content)
+            write((ROOT if stored else pages) / f'{name}.ipynb', f'{nbformat.writes(notebook)}\n'.encode())
+        if arguments.in_place and stored and name == 'ConvDAE':    # the picture that opens it, for the README
+            write(pages / 'denoised.png', *pictures(notebook, 'setup').values())
+        if problem:
+            sys.exit(f'{problem}\nThis run of {name} is in build/{name}.ipynb and build/{name}.html'
+                     f'{"; its stored run stays as it was" * arguments.in_place}.')
         written.append(pages / f'{name}.html')
     print('\nDone. Open in a browser:', *written, sep='\n  ')
 

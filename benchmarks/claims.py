@@ -1,0 +1,230 @@
+"""Train every network of the article's claims with several seeds, and measure it on all test images.
+
+    .venv/bin/python benchmarks/claims.py                  all of it, some three hours on two cores
+    .venv/bin/python benchmarks/claims.py 'dense 32'       some networks
+    .venv/bin/python benchmarks/claims.py --tables         train nothing, print the tables, draw the figure
+
+The notebooks' own cells are run on the full MNIST. Writes benchmarks/claims.json after each seed and goes on where it
+stopped: what is recorded for today's cells is not trained again. The seconds of an epoch count only when nothing else
+kept the machine busy. Prints the tables of benchmarks/README.md and draws benchmarks/claims.png.
+"""
+import argparse
+import ast
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import nbformat
+import numpy as np
+import psutil
+from compare import ROOT, TEST, TRAIN, read_pixels, write
+
+ORIGINAL_LOSSES = ROOT / 'tests' / 'original_losses.json'    # of each epoch, as the notebooks of 2017 printed them
+FULL_SIZE = 60_000    # training images of MNIST
+NOISE_SEED = (2017, 0)    # of the test images, the same for all networks; no training uses it
+MEASURED = {1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 50, 65, 80, 100, 125, 150}    # after so many epochs
+QUIET = 0.03    # share of the processors' time that other programs may take in an epoch whose seconds count
+
+# What the article sets. Only the seed, the epochs and the size of a dense network differ from run to run.
+ARTICLE = {'BasicAE': {'hidden_units': 64, 'learning_rate': 0.001, 'original_learning_rate': 0.01},
+           'EasyDAE': {'hidden_units': 32, 'learning_rate': 0.001, 'noise_factor': 0.5},
+           'ConvDAE': {'learning_rate': 0.001, 'noise_factor': 0.5, 'fast': True, 'precision': 'float32'}}
+CELLS = {'BasicAE': ['model', 'compile', 'batches', 'measure', 'train', 'original'],    # those that are trained by
+         'EasyDAE': ['add_noise', 'model', 'compile', 'batches', 'measure', 'train'],
+         'ConvDAE': ['add_noise', 'encoder', 'decoder', 'faster', 'fast', 'compile', 'batches', 'measure', 'train']}
+TRAINING = ['train', 'original', 'dense']
+BEFORE = ['setup', 'parameters', 'load_images', 'images', 'check', 'plot']    # needed, but no matter of the results
+
+TRANSPOSED = """
+options = {'strides': 2, 'padding': 'same', 'activation': 'relu'}
+x = layers.Conv2DTranspose(32, 3, name='conv4', **options)(encoded)
+x = layers.Cropping2D(((0, 1), (0, 1)), name='crop')(x)
+x = layers.Conv2DTranspose(64, 3, name='conv5', **options)(x)
+x = layers.Conv2DTranspose(64, 3, name='conv6', **options)(x)
+logits = layers.Conv2D(1, 3, padding='same', name='logits')(x)
+model = keras.Model(inputs, logits, name='ConvDAE')
+"""
+SQUARED = 'loss=lambda clean, logits: tf.reduce_mean(tf.square(clean - tf.sigmoid(logits)), axis=-1)'
+CROSS_ENTROPY = 'loss=keras.losses.BinaryCrossentropy(from_logits=True)'
+
+
+class Bare(ast.NodeTransformer):
+    """Leaves out of code what no result depends on: docstrings, what is printed, and callbacks, which here only follow."""
+
+    def visit_Expr(self, node):
+        only_said = isinstance(node.value, ast.Constant) or ast.unparse(node).startswith('print(')
+        return None if only_said else self.generic_visit(node)
+
+    def visit_keyword(self, node):
+        return None if node.arg == 'callbacks' else self.generic_visit(node)
+
+
+class Network:
+    """A row of the study: a notebook, its seeds with the epochs of each, and what is changed in its cells."""
+
+    def __init__(self, notebook, seeds, guess, units=None, change=lambda cell_id, source: source):
+        """Say what is trained. guess: seconds an epoch, before there is a record; units: of a dense network in ConvDAE."""
+        self.notebook, self.seeds, self.guess, self.units, self.change = notebook, seeds, guess, units, change
+
+    def cells(self):
+        """Return id -> source of the cells that are run, in the notebook's order but for those that train, at the end."""
+        wanted = BEFORE + CELLS[self.notebook]
+        if self.units:    # trained as in the comparison: not the convolutional network
+            wanted = [cell_id for cell_id in wanted if cell_id != 'train'] + ['dense']
+        cells = {cell.id: self.change(cell.id, cell.source)
+                 for cell in nbformat.read(ROOT / f'{self.notebook}.ipynb', as_version=4).cells if cell.id in wanted}
+        return {cell_id: cells[cell_id] for cell_id in sorted(cells, key=lambda each: each in TRAINING)}
+
+    def digest(self):
+        """Return the SHA-256 of the code that the results depend on, without what only describes, prints or follows."""
+        trees = [Bare().visit(ast.parse(source)) for cell_id, source in self.cells().items() if cell_id not in BEFORE]
+        return hashlib.sha256('\n'.join(map(ast.dump, trees)).encode()).hexdigest()
+
+    def parameters(self, seed):
+        """Return the parameters of a run."""
+        return {**ARTICLE[self.notebook], 'batch_size': 128, 'seed': seed, 'epochs': self.seeds[seed],
+                **({'dense_units': [self.units]} if self.units else {})}
+
+
+STUDY = {
+    'convolutional': Network('ConvDAE', {0: 30, 1: 30, 2: 30, 3: 10, 4: 10}, 50),
+    'dense 32': Network('ConvDAE', dict.fromkeys(range(5), 30), 1, 32),
+    'dense 76': Network('ConvDAE', dict.fromkeys(range(5), 30), 1, 76),
+    'dense 512': Network('ConvDAE', {0: 150, 1: 150, 2: 150, 3: 30, 4: 30}, 4, 512),
+    'transposed convolutions': Network('ConvDAE', dict.fromkeys(range(3), 10), 45, None, lambda cell_id, source: (
+        TRANSPOSED if cell_id == 'decoder' else source)),
+    'bilinear upsampling': Network('ConvDAE', dict.fromkeys(range(3), 10), 80, None, lambda cell_id, source: (
+        source.replace('UpSampling2D(2,', "UpSampling2D(2, interpolation='bilinear',"))),
+    'EasyDAE, squared error': Network('EasyDAE', dict.fromkeys(range(3), 30), 1, None, lambda cell_id, source: (
+        source.replace(CROSS_ENTROPY, SQUARED))),
+    'BasicAE': Network('BasicAE', dict.fromkeys(range(5), 20), 2),
+}
+
+
+def highest_frequencies(images):
+    """Return the share of the power of images (count, 28, 28) at the highest frequency across or down, in per mille.
+
+    A checkerboard, which changes from one pixel to the next, has all its power there. The mean is left out.
+    """
+    images = np.reshape(images, (-1, 28, 28)).astype('float64')
+    power = np.abs(np.fft.fft2(images - images.mean(axis=(1, 2), keepdims=True)))**2
+    return 1000 * (power[:, 14].sum() + power[:, :, 14].sum() - power[:, 14, 14].sum()) / power.sum()
+
+
+def train(network, seed, folder):
+    """Train a network with a seed in this process; return its number of weights and what is recorded of the run."""
+    from IPython.core.interactiveshell import InteractiveShell
+    shell = InteractiveShell.instance()
+    space, cells, run = shell.user_ns, network.cells(), {'losses': [], 'seconds': None, 'measures': {}}
+    seconds, quiet = [], []
+    process = psutil.Process()
+
+    def busy():
+        """Return the seconds that all programs, and this one, have kept the processors busy."""
+        times, own = psutil.cpu_times(), process.cpu_times()
+        return sum(times) - times.idle - getattr(times, 'iowait', 0), own.user + own.system
+
+    def measure(model):
+        """Return the figures of merit of a model for all test images."""
+        test_images = space['test_images']
+        given = test_images if network.notebook == 'BasicAE' else space['add_noise'](test_images, NOISE_SEED).numpy()
+        images = space['reconstruct'](model, given)
+        values = dict(zip(('cross-entropy', 'psnr', 'ssim'), map(float, space['measure'](images))))
+        if network.notebook == 'ConvDAE':
+            values['highest frequencies'] = highest_frequencies(images)
+        return {key: round(value, 4) for key, value in values.items()}
+
+    for cell_id, source in cells.items():
+        if cell_id == 'parameters':
+            source += ''.join(f'\n{key} = {value!r}' for key, value in network.parameters(seed).items())
+            source += f'\ndata_dir = {folder!r}'
+        shell.run_cell(source.replace('%matplotlib inline', '')).raise_error()
+        if cell_id == 'plot':
+            class Watch(space['keras'].callbacks.Callback):
+                """Takes the place of what shows the loss: records, measures, and counts seconds."""
+
+                def on_epoch_begin(self, epoch, logs=None):
+                    self.start, self.busy = time.perf_counter(), busy()
+
+                def on_epoch_end(self, epoch, logs=None):
+                    passed = time.perf_counter() - self.start
+                    everything, own = (after - before for after, before in zip(busy(), self.busy))
+                    run['losses'].append(round(logs['loss'], 5))
+                    seconds.append(passed)
+                    quiet.append(everything - own < QUIET * passed * psutil.cpu_count())
+                    if epoch + 1 in MEASURED | {self.params['epochs']}:
+                        run['measures'][str(epoch + 1)] = measure(self.model)
+                    print(f'  epoch {epoch + 1} of {self.params["epochs"]}, loss {logs["loss"]:.4f}, {passed:.1f} s'
+                          f'{"" if quiet[-1] else ", while others were at work"}', flush=True)
+
+            space |= {'progress': Watch} if network.notebook == 'ConvDAE' else {'show_loss': Watch()}
+    if any(quiet):    # what was disturbed took as long as the others
+        typical = median(second for second, calm in zip(seconds, quiet) if calm)
+        run['seconds'] = round(sum(second if calm else typical for second, calm in zip(seconds, quiet)), 1)
+    if network.notebook == 'BasicAE':
+        high = space['high_rate_model']
+        hidden = space['keras'].Model(high.input, high.get_layer('hidden').output).predict(space['test_images'], verbose=0)
+        run |= {'losses at 0.01': [round(loss, 5) for loss in high.history.history['loss']],
+                'dead units at 0.01': int((hidden.max(axis=0) == 0).sum())}
+    trained = space['dense'] if network.units else space['model']
+    return trained.count_params(), run
+
+
+def train_apart(name, seed, folder):
+    """Train in this process, which a pool has started for it; arguments that can be sent to it."""
+    return train(STUDY[name], seed, folder)
+
+
+def seconds_left(record, names):
+    """Return how long the missing runs of some networks will take, by the record or a guess."""
+    left = 0
+    for name in names:
+        runs = record[name]['runs']
+        known = [run['seconds'] / len(run['losses']) for run in runs.values() if run['seconds']]
+        epochs = sum(count for seed, count in STUDY[name].seeds.items() if str(seed) not in runs)
+        left += epochs * (median(known) if known else STUDY[name].guess)
+    return left
+
+
+def main():
+    """Train what is asked for and not recorded yet; print the tables and draw the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('names', nargs='*', metavar='network', help=f'default: all, {", ".join(STUDY)}')
+    parser.add_argument('--tables', action='store_true', help='train nothing')
+    parser.add_argument('--data', type=Path, default=ROOT / 'MNIST_data', help='folder of the MNIST archives')
+    parser.add_argument('--output', type=Path, default=ROOT / 'benchmarks' / 'claims.json', help='the record')
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(STUDY):
+        parser.error(f'there is no network {", ".join(sorted(unknown))}: choose from {", ".join(STUDY)}')
+    record = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    names = [] if arguments.tables else arguments.names or [*STUDY]
+    if names and (missing := [file for file in (TRAIN, TEST) if not (arguments.data / file).exists()]):
+        parser.error(f'no {" and no ".join(missing)} in {arguments.data}: run a notebook or name a folder with --data')
+    if names and (count := len(read_pixels(arguments.data / TRAIN))) != FULL_SIZE:
+        parser.error(f'{arguments.data} has {count:,} training images: the claims are tested on {FULL_SIZE:,}, MNIST')
+    for name in names:
+        if record.get(name, {}).get('cells') != STUDY[name].digest():
+            record[name] = {'weights': None, 'cells': STUDY[name].digest(), 'runs': {}}
+    for name in names:
+        for seed, epochs in STUDY[name].seeds.items():
+            if str(seed) in record[name]['runs']:
+                print(f'{name}, seed {seed}: recorded', flush=True)
+                continue
+            print(f'{name}, seed {seed}: training for {epochs} epochs; {seconds_left(record, names) / 60:.0f} minutes '
+                  'left for all', flush=True)
+            with multiprocessing.get_context('spawn').Pool(1) as pool:    # a process of its own, and all its memory back
+                record[name]['weights'], run = pool.apply(train_apart, [name, seed, str(arguments.data.resolve())])
+            versions = {package: importlib.metadata.version(package) for package in ('tensorflow', 'keras')}
+            record[name]['runs'][str(seed)] = {**run, **versions, 'date': datetime.date.today().isoformat()}
+            record = {name: record[name] for name in STUDY if name in record}
+            write(arguments.output, record)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
