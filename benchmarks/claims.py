@@ -55,7 +55,7 @@ CROSS_ENTROPY = 'loss=keras.losses.BinaryCrossentropy(from_logits=True)'
 
 
 class Bare(ast.NodeTransformer):
-    """Leaves out of code what no result depends on: docstrings, what is printed, and callbacks, which here only follow."""
+    """Leaves out of code what no result depends on: docstrings, what is printed, and callbacks, which only follow."""
 
     def visit_Expr(self, node):
         only_said = isinstance(node.value, ast.Constant) or ast.unparse(node).startswith('print(')
@@ -69,11 +69,11 @@ class Network:
     """A row of the study: a notebook, its seeds with the epochs of each, and what is changed in its cells."""
 
     def __init__(self, notebook, seeds, guess, units=None, change=lambda cell_id, source: source):
-        """Say what is trained. guess: seconds an epoch, before there is a record; units: of a dense network in ConvDAE."""
+        """Say what is trained. guess: seconds an epoch, before there is a record; units: of a dense one in ConvDAE."""
         self.notebook, self.seeds, self.guess, self.units, self.change = notebook, seeds, guess, units, change
 
     def cells(self):
-        """Return id -> source of the cells that are run, in the notebook's order but for those that train, at the end."""
+        """Return id -> source of the cells that are run, in the notebook's order, but those that train at the end."""
         wanted = BEFORE + CELLS[self.notebook]
         if self.units:    # trained as in the comparison: not the convolutional network
             wanted = [cell_id for cell_id in wanted if cell_id != 'train'] + ['dense']
@@ -118,7 +118,7 @@ def highest_frequencies(images):
 
 
 def train(network, seed, folder):
-    """Train a network with a seed in this process; return its number of weights and what is recorded of the run."""
+    """Train a network with a seed in this process; return what is recorded of it and of the run."""
     from IPython.core.interactiveshell import InteractiveShell
     shell = InteractiveShell.instance()
     space, cells, run = shell.user_ns, network.cells(), {'losses': [], 'seconds': None, 'measures': {}}
@@ -169,11 +169,14 @@ def train(network, seed, folder):
         run['seconds'] = round(sum(second if calm else typical for second, calm in zip(seconds, quiet)), 1)
     if network.notebook == 'BasicAE':
         high = space['high_rate_model']
-        hidden = space['keras'].Model(high.input, high.get_layer('hidden').output).predict(space['test_images'], verbose=0)
+        encoder = space['keras'].Model(high.input, high.get_layer('hidden').output)
+        hidden = encoder.predict(space['test_images'], verbose=0)
         run |= {'losses at 0.01': [round(loss, 5) for loss in high.history.history['loss']],
                 'dead units at 0.01': int((hidden.max(axis=0) == 0).sum())}
     trained = space['dense'] if network.units else space['model']
-    return trained.count_params(), run
+    about = {'weights': trained.count_params(),
+             'highest frequencies of clean images': round(float(highest_frequencies(space['test_images'])), 4)}
+    return about, run
 
 
 def train_apart(name, seed, folder):
@@ -190,6 +193,81 @@ def seconds_left(record, names):
         epochs = sum(count for seed, count in STUDY[name].seeds.items() if str(seed) not in runs)
         left += epochs * (median(known) if known else STUDY[name].guess)
     return left
+
+
+def spread(values, digits):
+    """Return the lowest and the highest of some numbers as text, or the only one."""
+    low, high = (f'{value:.{digits}f}' for value in (min(values), max(values)))
+    return low if low == high else f'{low} to {high}'
+
+
+def measures_after(network, epochs, key):
+    """Return what the runs of a network measured after so many epochs, or nothing."""
+    return [run['measures'][str(epochs)][key] for run in network['runs'].values() if str(epochs) in run['measures']]
+
+
+def tables(record):
+    """Return the record as Markdown: measures after some epochs, last losses beside the original's, dead units."""
+    lines = ['| network | weights | epochs | seeds | s an epoch | cross-entropy | PSNR, dB | SSIM | high frequencies |',
+             '| --- | --- | --- | --- | --- | --- | --- | --- | --- |']
+    for name, network in record.items():
+        paces = [run['seconds'] / len(run['losses']) for run in network['runs'].values() if run['seconds']]
+        for epochs in (10, 20, 30, 150) if name != 'BasicAE' else (20,):
+            if psnr := measures_after(network, epochs, 'psnr'):
+                cross_entropy, ssim = (measures_after(network, epochs, key) for key in ('cross-entropy', 'ssim'))
+                pattern = measures_after(network, epochs, 'highest frequencies') if 'AE' not in name else []
+                pace = f'{median(paces):.1f}' if paces else 'not known'
+                lines.append(f'| {name} | {network["weights"]:,} | {epochs} | {len(psnr)} | {pace} | '
+                             f'{spread(cross_entropy, 4)} | {spread(psnr, 2)} | {spread(ssim, 3)} | '
+                             f'{spread(pattern, 2) if pattern else ""} |')
+                clean = network['highest frequencies of clean images']
+    if record:
+        lines += ['', 'High frequencies: the share of the power of the denoised test images, in per mille; '
+                  f'of the clean images it is {clean:.2f}.']
+    lines += ['', "| last loss of | the original | ours: lowest | median | highest | higher than the original |",
+              '| --- | --- | --- | --- | --- | --- |']
+    originals = json.loads(ORIGINAL_LOSSES.read_text())
+    for label, name, notebook, key in (('ConvDAE', 'convolutional', 'ConvDAE', 'losses'),
+                                       ('EasyDAE', 'dense 32', 'EasyDAE', 'losses'),
+                                       ('BasicAE', 'BasicAE', 'BasicAE', 'losses'),
+                                       ('BasicAE, at 0.01', 'BasicAE', 'BasicAE', 'losses at 0.01')):
+        curve = originals[notebook]['mean_loss_per_epoch']
+        if losses := [run[key][len(curve) - 1] for run in record.get(name, {'runs': {}})['runs'].values()]:
+            numbers = ' | '.join(f'{number:.4f}' for number in (curve[-1], min(losses), median(losses), max(losses)))
+            lines.append(f'| {label} | {numbers} | {sum(loss > curve[-1] for loss in losses)} of {len(losses)} |')
+    if dead := sorted((run['losses at 0.01'][-1], run['dead units at 0.01']) for run in
+                      record.get('BasicAE', {'runs': {}})['runs'].values()):
+        lines += ['', "At the original's learning rate some hidden units die: they put out 0 for every test image.", '',
+                  '| loss | ' + ' | '.join(f'{loss:.4f}' for loss, _ in dead) + ' |',
+                  '| --- |' + ' --- |' * len(dead),
+                  '| dead hidden units | ' + ' | '.join(str(units) for _, units in dead) + ' |']
+    return '\n'.join(lines)
+
+
+def draw(record, path):
+    """Draw the PSNR over epochs and over seconds, a band from the lowest to the highest seed for each network."""
+    import matplotlib as mpl
+    mpl.use('agg')
+    import matplotlib.pyplot as plt
+    plt.style.use(['default', 'seaborn-v0_8-colorblind', {'font.size': 12}])
+    figure, sides = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout='constrained')
+    for name in ('convolutional', 'dense 512', 'dense 76', 'dense 32'):
+        runs = record.get(name, {'runs': {}})['runs'].values()
+        epochs = sorted({int(each) for run in runs for each in run['measures']})
+        paces = [run['seconds'] / len(run['losses']) for run in runs if run['seconds']]
+        for axes, unit in zip(sides, (1, median(paces) if paces else None)):
+            if unit and epochs:
+                psnr = [measures_after(record[name], each, 'psnr') for each in epochs]
+                places = [unit * each for each in epochs]
+                axes.fill_between(places, [*map(min, psnr)], [*map(max, psnr)], alpha=0.3)
+                axes.plot(places, [*map(median, psnr)], marker='.', label=name)
+    for axes, label in zip(sides, ('epochs', 'seconds of training, two cores, no GPU')):
+        axes.set(xscale='log', xlabel=label)
+        axes.grid(alpha=0.3)
+    sides[0].set(ylabel='PSNR (dB) of the test images, higher is better')
+    sides[0].legend()
+    figure.suptitle('Denoised test images: the median of the seeds, and a band from the lowest to the highest')
+    figure.savefig(path, dpi=100)
 
 
 def main():
@@ -210,7 +288,7 @@ def main():
         parser.error(f'{arguments.data} has {count:,} training images: the claims are tested on {FULL_SIZE:,}, MNIST')
     for name in names:
         if record.get(name, {}).get('cells') != STUDY[name].digest():
-            record[name] = {'weights': None, 'cells': STUDY[name].digest(), 'runs': {}}
+            record[name] = {'cells': STUDY[name].digest(), 'runs': {}}
     for name in names:
         for seed, epochs in STUDY[name].seeds.items():
             if str(seed) in record[name]['runs']:
@@ -218,12 +296,15 @@ def main():
                 continue
             print(f'{name}, seed {seed}: training for {epochs} epochs; {seconds_left(record, names) / 60:.0f} minutes '
                   'left for all', flush=True)
-            with multiprocessing.get_context('spawn').Pool(1) as pool:    # a process of its own, and all its memory back
-                record[name]['weights'], run = pool.apply(train_apart, [name, seed, str(arguments.data.resolve())])
+            with multiprocessing.get_context('spawn').Pool(1) as pool:    # which gives all its memory back
+                about, run = pool.apply(train_apart, [name, seed, str(arguments.data.resolve())])
             versions = {package: importlib.metadata.version(package) for package in ('tensorflow', 'keras')}
+            record[name] |= about
             record[name]['runs'][str(seed)] = {**run, **versions, 'date': datetime.date.today().isoformat()}
             record = {name: record[name] for name in STUDY if name in record}
             write(arguments.output, record)
+    print('', tables(record), sep='\n')
+    draw(record, arguments.output.with_suffix('.png'))
 
 
 if __name__ == '__main__':

@@ -1,23 +1,27 @@
 """Measure how fast the notebooks train, beside other ways to train the same networks.
 
-    .venv/bin/python benchmarks/compare.py              all three networks
-    .venv/bin/python benchmarks/compare.py EasyDAE      one of them; the others keep their numbers
+    .venv/bin/python benchmarks/compare.py              everything, about 15 minutes on two cores
+    .venv/bin/python benchmarks/compare.py EasyDAE      one network; the others keep their numbers
+    .venv/bin/python benchmarks/compare.py batches      ConvDAE with batches of 32, 128 and 512 images
 
-Each side has a process of its own, a Jupyter kernel, and they take turns, so that a machine that is slow for a while
-is slow for all. Our sides are the notebook's own cells up to the training, run by nbclient. Each turn trains twice,
-for a different number of epochs; only the difference counts, so that starting up and building graphs do not.
-Writes benchmarks/compare.json and prints its tables, which are those in benchmarks/README.md.
+Each side has a process of its own, a Jupyter kernel; they take turns, in an order drawn at random in each round. A turn
+trains twice, for more and for fewer epochs; only the difference counts, so starting up and building graphs do not.
+After each network the record is written: an interruption loses no other. Prints the tables of benchmarks/README.md.
+Without PyTorch its rows stay as they are recorded. Close what else keeps the machine busy.
 """
 import argparse
-import datetime
 import gzip
 import importlib.metadata
 import importlib.util
 import json
 import os
-import shutil
+import platform
+import random
+import resource
 import subprocess
+import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -29,14 +33,15 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ('BasicAE', 'EasyDAE', 'ConvDAE')
-BATCH_SIZE, LEARNING_RATE, NOISE_FACTOR = 128, 0.001, 0.5
+LEARNING_RATE, NOISE_FACTOR = 0.001, 0.5
 TRAIN, TEST = 'train-images-idx3-ubyte.gz', 't10k-images-idx3-ubyte.gz'
-
-# Training images, and epochs that are measured: ConvDAE is slow, so it gets 30 batches, and the others all images.
-IMAGES = {'BasicAE': 60_000, 'EasyDAE': 60_000, 'ConvDAE': 30 * BATCH_SIZE}
-EPOCHS = {'BasicAE': 5, 'EasyDAE': 5, 'ConvDAE': 2}
+# Training images, and epochs that are measured: ConvDAE is slow, so it gets few batches, and the others all images.
+IMAGES = {'BasicAE': 60_000, 'EasyDAE': 60_000, 'ConvDAE': 16 * 128, 'batches': 3 * 512}
+EPOCHS = {'BasicAE': 2, 'EasyDAE': 2, 'ConvDAE': 1, 'batches': 1}
 DRAWING = {'look', 'noise', 'network', 'checkerboard', 'resize'}    # cells that only draw
-OURS, OURS_BFLOAT16 = 'notebook', 'notebook, bfloat16'
+GRAPH = f"the original's loop, graph API of TensorFlow {importlib.metadata.version('tensorflow')}"
+# Has glibc's malloc keep freed memory, in place of handing it back and taking it anew, page by page, in each step.
+KEPT = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': '100000000000', 'MALLOC_TOP_PAD_': '536870912'}
 
 
 def training_cells(name, **parameters):
@@ -53,16 +58,17 @@ def training_cells(name, **parameters):
 
 
 class Kernel:
-    """Runs cells one by one in a process of its own, until the stack it is put on is left."""
+    """Runs cells in a process of its own, with further variables of the environment, until the stack is left."""
 
-    def __init__(self, stack):
+    def __init__(self, stack, **environment):
         config = Config(KernelManager={'transport_encryption': 'auto'})
         where = {'metadata': {'path': str(ROOT)}}
         self.client = NotebookClient(nbformat.v4.new_notebook(), timeout=None, resources=where, config=config)
-        stack.enter_context(self.client.setup_kernel(stderr=subprocess.DEVNULL))    # TensorFlow's log lines
+        environment = {**os.environ, **environment}    # and without TensorFlow's log lines
+        stack.enter_context(self.client.setup_kernel(stderr=subprocess.DEVNULL, env=environment))
 
     def run(self, source):
-        """Run a cell and return what it printed."""
+        """Run a cell and return what it printed; raise nbclient's CellExecutionError where it fails."""
         cell = nbformat.v4.new_code_cell(source)
         self.client.nb.cells.append(cell)
         self.client.execute_cell(cell, len(self.client.nb.cells) - 1)
@@ -86,34 +92,36 @@ def write_part(folder, part, count):
     pixels = read_pixels(folder / TRAIN)[:count]
     header = np.array([2051, len(pixels), 28, 28], '>i4').tobytes()
     (part / TRAIN).write_bytes(gzip.compress(header + pixels.tobytes(), compresslevel=1))
-    shutil.copy(folder / TEST, part)
+    (part / TEST).write_bytes((folder / TEST).read_bytes())
     return len(pixels)
 
 
-def original(name, folder):
-    """Return train(epochs) for the original's loop: a session of TensorFlow 1, batches and noise from numpy."""
+def original(name, folder, batch_size=128, threads=0):
+    """Train in the original's loop, an epoch at each next(): batches and noise from numpy. threads: 0, the default."""
+    import tensorflow as tf
     from original import Original, first_weights
-    images = read_pixels(Path(folder, TRAIN)) / np.float32(255)
-    if name == 'ConvDAE':
-        images = images.reshape(-1, 28, 28, 1)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)    # a session without settings takes these
+    shape = (-1, 28, 28, 1) if name == 'ConvDAE' else (-1, 784)
+    images = read_pixels(Path(folder, TRAIN)).reshape(shape) / np.float32(255)
     network = Original(first_weights(name, seed=0), LEARNING_RATE)
-
-    def train(epochs):
-        for _ in range(epochs):
-            shuffled = images[np.random.permutation(len(images))]
-            for end in range(BATCH_SIZE, len(images) + 1, BATCH_SIZE):
-                clean = noisy = shuffled[end - BATCH_SIZE:end]
-                if name != 'BasicAE':
-                    noisy = np.clip(clean + NOISE_FACTOR * np.random.randn(*clean.shape), 0, 1)
-                network.step(noisy, clean)
-
-    return train
+    while True:
+        shuffled = images[np.random.permutation(len(images))]
+        for end in range(batch_size, len(images) + 1, batch_size):
+            clean = noisy = shuffled[end - batch_size:end]
+            if name != 'BasicAE':
+                noisy = np.clip(clean + NOISE_FACTOR * np.random.randn(*clean.shape), 0, 1)
+            network.step(noisy, clean)
+        yield
 
 
-def pytorch(name, folder, compiled=False, bfloat16=False):
-    """Return train(epochs) for PyTorch: images in memory, noise made by PyTorch, convolutions in channels_last."""
+def pytorch(name, folder, batch_size=128, threads=0, fused=None, compiled=False, precision='float32'):
+    """Train with PyTorch, an epoch at each next(): images in memory, convolutions in channels_last.
+
+    threads: 0, the default. compiled: the whole step but for the noise, which compiled code draws more slowly.
+    """
     import torch
     from torch import nn
+    torch.set_num_threads(threads or torch.get_num_threads())
     images = torch.from_numpy(read_pixels(Path(folder, TRAIN)) / np.float32(255))
     if name == 'ConvDAE':
         images = images.reshape(-1, 1, 28, 28).contiguous(memory_format=torch.channels_last)
@@ -124,124 +132,142 @@ def pytorch(name, folder, compiled=False, bfloat16=False):
             stack += [nn.Upsample((side, side)), nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
         model = nn.Sequential(*stack, nn.Conv2d(64, 1, 3, padding=1)).to(memory_format=torch.channels_last)
     else:
-        units = {'BasicAE': 64, 'EasyDAE': 32}[name]
+        units = 64 if name == 'BasicAE' else 32
         model = nn.Sequential(nn.Linear(784, units), nn.ReLU(), nn.Linear(units, 784))
-    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    if compiled:
-        model = torch.compile(model)
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=fused)
 
-    def train(epochs):
-        for _ in range(epochs):
-            order = torch.randperm(len(images))[:len(images) // BATCH_SIZE * BATCH_SIZE]
-            for indices in order.split(BATCH_SIZE):
-                clean = noisy = images[indices]
-                if name != 'BasicAE':
-                    noisy = (clean + NOISE_FACTOR * torch.randn_like(clean)).clamp(0, 1)
-                optimizer.zero_grad()
-                with torch.autocast('cpu', torch.bfloat16, enabled=bfloat16):
-                    logits = model(noisy)
-                nn.functional.binary_cross_entropy_with_logits(logits.float(), clean).backward()
-                optimizer.step()
+    def step(noisy, clean):
+        optimizer.zero_grad()
+        with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bfloat16'):
+            logits = model(noisy)
+        nn.functional.binary_cross_entropy_with_logits(logits.float(), clean).backward()
+        optimizer.step()
 
-    return train
-
-
-def sides_of(name, folder):
-    """Return for each side the cells that prepare it, and the cell that trains for `epochs` epochs."""
-    def ours(**parameters):
-        *before, last = training_cells(name, data_dir=folder, **parameters).values()
-        return before, last
-
-    def other(function, **options):
-        return [f'import sys\nsys.path.insert(0, "benchmarks")\nfrom compare import {function.__name__} as prepare\n'
-                f'train = prepare({name!r}, {folder!r}, **{options!r})'], 'train(epochs)'
-
-    sides = {OURS: ours()}
-    if name == 'ConvDAE':
-        sides |= {OURS_BFLOAT16: ours(precision='bfloat16'), 'notebook, `fast = False`': ours(fast=False)}
-    sides['the original, TensorFlow 1'] = other(original)
-    if importlib.util.find_spec('torch'):
-        sides |= {'PyTorch': other(pytorch), 'PyTorch, `torch.compile`': other(pytorch, compiled=True)}
-        if name == 'ConvDAE':
-            sides['PyTorch, bfloat16'] = other(pytorch, bfloat16=True)
-    return sides
+    step = torch.compile(step) if compiled else step
+    while True:
+        order = torch.randperm(len(images))[:len(images) // batch_size * batch_size]
+        for indices in order.split(batch_size):
+            clean = noisy = images[indices]
+            if name != 'BasicAE':
+                noisy = (clean + NOISE_FACTOR * torch.randn_like(clean)).clamp(0, 1)
+            step(noisy, clean)
+        yield
 
 
-def seconds(kernel, cell, epochs):
-    """Return how long a side trains for that many epochs."""
-    kernel.run(f'import time\nepochs = {epochs}\nbegun = time.perf_counter()')
-    kernel.run(cell)
-    return float(kernel.run('print(time.perf_counter() - begun)'))
+OPTIONS = {'one thread': {'threads': 1}, 'fused Adam': {'fused': True}, '`torch.compile`': {'compiled': True},
+           '`fast = False`': {'fast': False}, 'bfloat16': {'precision': 'bfloat16'},
+           **{f'batches of {size}': {'batch_size': size} for size in (32, 128, 512)}}
+BEST, SINGLE = 'PyTorch, fused Adam, pages kept', 'PyTorch, fused Adam, one thread'
+DENSE = ['notebook', GRAPH, f'{GRAPH}, one thread', 'PyTorch, as it comes', SINGLE, f'{SINGLE}, `torch.compile`']
+SIDES = {'BasicAE': DENSE, 'EasyDAE': DENSE, 'ConvDAE': [
+    'notebook', 'notebook, `fast = False`', 'notebook, bfloat16', GRAPH, 'PyTorch, as it comes', BEST,
+    f'{BEST}, `torch.compile`', f'{BEST}, bfloat16'], 'batches': [
+        f'{side}, batches of {size}' for size in (32, 128, 512) for side in ('notebook', BEST)]}
 
 
-def compare(name, data, rounds):
-    """Measure all sides of a network, in turns; return the record."""
+def usage():
+    """Print of this process: seconds on a clock, minor page faults, peak memory in KiB, threads inside an operation."""
+    tensorflow, torch, used = *map(sys.modules.get, ('tensorflow', 'torch')), resource.getrusage(resource.RUSAGE_SELF)
+    threads = (tensorflow.config.threading.get_intra_op_parallelism_threads() if tensorflow else
+               torch.get_num_threads()) or os.cpu_count()
+    print([time.perf_counter(), used.ru_minflt, used.ru_maxrss, threads])
+
+
+def start(stack, name, side, folder):
+    """Return the kernel of a side of a network, ready to train, the cell that trains, and the images in a batch."""
+    options = {key: value for part in side.split(', ') for key, value in OPTIONS.get(part, {}).items()}
+    if side.startswith('notebook'):
+        *before, cell = training_cells(name, data_dir=folder, **options).values()
+    else:
+        function = 'pytorch' if side.startswith('PyTorch') else 'original'
+        before = [f'train = compare.{function}({name!r}, {folder!r}, **{options!r})\nnext(train)']
+        cell = 'for _ in range(epochs):\n    next(train)'
+    kernel = Kernel(stack, **(KEPT if 'pages kept' in side else {}))
+    for each in ('import sys\nsys.path.insert(0, "benchmarks")\nimport compare', *before):
+        kernel.run(each)
+    return kernel, cell, options.get('batch_size', 128)
+
+
+def measure(kernel, cell, epochs):
+    """Train a side for so many epochs more; return an array: the seconds that it took, and its minor page faults."""
+    kernel.run(f'epochs = {epochs} + len(globals().get("losses", []))')    # a notebook goes on where it stopped
+    before, _, after = (kernel.run(each) for each in ('compare.usage()', cell, 'compare.usage()'))
+    return np.subtract(json.loads(after), json.loads(before))[:2]
+
+
+def compare(group, data, rounds):
+    """Measure all sides of a network, or of ConvDAE with several sizes of a batch, in turns; return the record."""
+    today, kernels, measured, sides = time.strftime('%Y-%m-%d'), {}, {}, {}
+    versions = {package: importlib.metadata.version(package)
+                for package in ('tensorflow', 'keras', 'torch') if importlib.util.find_spec(package)}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        steps = write_part(data, Path(folder), IMAGES[name]) // BATCH_SIZE * EPOCHS[name]
-        kernels, milliseconds = {}, {}
-        for side, (before, cell) in sides_of(name, folder).items():
-            print(f'{name}, {side}: starting', flush=True)
-            kernels[side] = Kernel(stack), cell
-            for each in before:
-                kernels[side][0].run(each)
-            seconds(*kernels[side], 1)    # the first steps build graphs
+        images = write_part(data, Path(folder), IMAGES[group])
+        for side in SIDES[group]:
+            if 'torch' in versions or not side.startswith('PyTorch'):
+                print(f'{group}, {side}: starting', flush=True)
+                kernels[side] = start(stack, 'ConvDAE' if group == 'batches' else group, side, folder)
+                measure(*kernels[side][:2], 1)    # the first steps build graphs
         for turn in range(rounds):
-            for side, kernel in kernels.items():
-                less, more = (seconds(*kernel, epochs) for epochs in (1, 1 + EPOCHS[name]))
-                milliseconds.setdefault(side, []).append(round(1000 * (more - less) / steps, 2))
-                print(f'{name}, round {turn + 1} of {rounds}, {side}: {milliseconds[side][-1]:.2f} ms', flush=True)
-    record = {'date': datetime.date.today().isoformat(), 'cores': os.cpu_count(),
-              'versions': {package: importlib.metadata.version(package)
-                           for package in ('tensorflow', 'keras', 'torch') if importlib.util.find_spec(package)},
-              'steps in a round': steps, 'sides': {}}
-    for side, values in milliseconds.items():
-        ratios = {ours: round(median(values) / median(milliseconds[ours]), 2)
-                  for ours in (OURS, OURS_BFLOAT16) if ours in milliseconds}
-        record['sides'][side] = {'date': record['date'], 'ms per step': values, 'times': ratios}
-    return record
+            for side in random.sample([*kernels], len(kernels)):
+                kernel, cell, size = kernels[side]
+                less, more = (measure(kernel, cell, epochs) for epochs in (1, 1 + EPOCHS[group]))
+                measured.setdefault(side, []).append((more - less) / (images // size * EPOCHS[group]))
+                print(f'{group}, round {turn + 1}, {side}: {1000 * measured[side][-1][0]:.2f} ms', flush=True)
+        for side, (kernel, _, size) in kernels.items():
+            ours = next(each for each in kernels    # the notebook as it comes, of the same precision and batch size
+                        if kernels[each][2] == size and ('bfloat16' in each) == ('bfloat16' in side))
+            ours, values = ([round(1000 * seconds, 2) for seconds, _ in measured[each]] for each in (ours, side))
+            level = ours != values and min(values) <= max(ours) and min(ours) <= max(values)
+            *_, peak, threads = json.loads(kernel.run('compare.usage()'))
+            sides[side] = {'date': today, 'batch size': size, 'threads': threads, 'ms per step': values,
+                           'times notebook': 'level' if level else f'{median(values) / median(ours):.2f}',
+                           'page faults per step': max(0, round(median(faults for _, faults in measured[side]))),
+                           'peak memory MB': round(peak / 1024)}
+    cpu = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
+    cpu = cpu.partition('model name')[2].partition('\n')[0].strip('\t :')
+    return {'date': today, 'processor': cpu or platform.machine(), 'cores': os.cpu_count(), 'rounds': rounds,
+            'versions': {**versions, 'malloc of': ' '.join(platform.libc_ver())}, 'images': images, 'sides': sides}
 
 
 def table(record):
-    """Return the record as Markdown: for each network a line on the run, and a table."""
+    """Return the record as Markdown: for each network a line on the run, and its sides, by batch size and time."""
     lines = []
-    for name, run in record.items():
+    for group, run in record.items():
         versions = ', '.join(f'{package} {version}' for package, version in run['versions'].items())
-        ours = list(run['sides'][OURS]['times'])
-        lines += [f'**{name}**, {run["date"]}, {run["cores"]} cores, {versions}; {run["steps in a round"]:,} steps '
-                  f'in each of {len(run["sides"][OURS]["ms per step"])} rounds:', '',
-                  f'| trained by | ms a step: median (least to most) | times {" | times ".join(ours)} |',
-                  '| --- | --- |' + ' --- |' * len(ours)]
-        for side, result in run['sides'].items():
-            values = result['ms per step']
-            digits = 0 if median(values) >= 10 else 2
-            middle, least, most = (f'{value:.{digits}f}' for value in (median(values), min(values), max(values)))
+        lines += [f'**{group}**, {run["date"]}, {run["processor"]}, {run["cores"]} cores, {versions}; '
+                  f'{run["rounds"]} rounds with {run["images"]:,} images:', '',
+                  '| trained by | threads | ms a step: median (least to most) | images a second | times notebook '
+                  '| page faults a step | peak memory, MB |', '|' + ' --- |' * 7]
+        for size, middle, side in sorted((result['batch size'], median(result['ms per step']), side)
+                                         for side, result in run['sides'].items()):
+            result, digits = run['sides'][side], 0 if middle >= 10 else 2
+            least, most = min(result['ms per step']), max(result['ms per step'])
             date = f' (of {result["date"]})' if result['date'] != run['date'] else ''
-            ratios = ' | '.join(f'{result["times"][each]:.2f}' for each in ours)
-            lines.append(f'| {side}{date} | {middle} ({least} to {most}) | {ratios} |')
+            lines.append(f'| {side}{date} | {result["threads"]} | {middle:.{digits}f} ({least:.{digits}f} to '
+                         f'{most:.{digits}f}) | {1000 * size / middle:,.0f} | {result["times notebook"]} '
+                         f'| {result["page faults per step"]:,} | {result["peak memory MB"]:,} |')
         lines.append('')
     return '\n'.join(lines[:-1])
 
 
 def main():
-    """Measure the networks named on the command line, or all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('names', nargs='*', metavar='network', help='which ones (default: all three)')
+    """Measure what is named on the command line, or everything; write the record and print its tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('names', nargs='*', choices=[*SIDES], metavar='network', help='of ' + ', '.join(SIDES))
     parser.add_argument('--data', type=Path, default=ROOT / 'MNIST_data', help='folder of the MNIST archives')
     parser.add_argument('--output', type=Path, default=ROOT / 'benchmarks' / 'compare.json', help='the record')
     parser.add_argument('--rounds', type=int, default=5, help='turns of each side (default: 5)')
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(NETWORKS):
-        parser.error(f'there is no network {", ".join(unknown)}: choose from {", ".join(NETWORKS)}')
     if missing := [name for name in (TRAIN, TEST) if not (arguments.data / name).exists()]:
         parser.error(f'no {" and no ".join(missing)} in {arguments.data}: run a notebook or name a folder with --data')
     record = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
-    for name in arguments.names or NETWORKS:
+    for name in arguments.names or SIDES:
         before = record[name]['sides'] if name in record else {}
         record[name] = compare(name, arguments.data, arguments.rounds)
         if 'torch' not in record[name]['versions']:    # its rows stay, with their date
             record[name]['sides'] |= {side: before[side] for side in before if side.startswith('PyTorch')}
-        record = {name: record[name] for name in NETWORKS if name in record}
+        record = {name: record[name] for name in SIDES if name in record}
         write(arguments.output, record)
     print('', table(record), sep='\n')
 

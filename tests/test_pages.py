@@ -11,7 +11,7 @@ import time
 import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import NOTEBOOKS, ROOT, SAMPLE, code_cells, read_notebook
+from helpers import NOTEBOOKS, ROOT, SAMPLE, code_cells, read_notebook
 from playwright.sync_api import sync_playwright
 
 CHROMIUM = next((path for path in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if path), None)
@@ -20,6 +20,7 @@ FOLDER = ROOT / 'notebooks'
 PLACES = "all => all.map(each => each.getBoundingClientRect()).map(box => `${box.left} to ${box.right}`)"
 SCROLL = "all => all.some(box => box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX === 'auto')"
 
+each_notebook = pytest.mark.parametrize('name', NOTEBOOKS)
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason='there is no Chromium on this machine')
 
 
@@ -33,6 +34,7 @@ def browser():
         browser.close()
 
 
+@each_notebook
 @pytest.mark.parametrize('size, scheme', [(PHONE, 'dark'), (DESKTOP, 'light')], ids=['phone-dark', 'desktop-light'])
 def test_page_is_whole_and_open_to_all(browser, name, size, scheme):
     """All pictures, no scrolling sideways but in boxes of code; strong contrast, names, and keys that reach all."""
@@ -51,8 +53,9 @@ def test_page_is_whole_and_open_to_all(browser, name, size, scheme):
     page.close()
 
 
+@each_notebook
 def test_page_reads_well(browser, name):
-    """Headings in order, links that lead somewhere, one column, plumbing folded on the screen and printed on paper."""
+    """Headings in order, links that lead somewhere, one column."""
     page = browser.new_page(viewport=DESKTOP)
     page.goto((FOLDER / f'{name}.html').as_uri())
     headings = page.locator('h1, h2, h3, h4').evaluate_all('all => all.map(each => Number(each.tagName[1]))')
@@ -64,7 +67,13 @@ def test_page_reads_well(browser, name):
     ids = page.locator('[id]').evaluate_all('all => all.map(each => "#" + each.id)')
     assert [link for link in links if '//' not in link and link not in ids and not (FOLDER / link).exists()] == []
     assert len(set(page.locator('main > :is(.text, .code, .output, .figure, .folded)').evaluate_all(PLACES))) == 1
+    page.close()
 
+
+@each_notebook
+def test_plumbing_is_folded_on_the_screen_and_printed_on_paper(browser, name):
+    page = browser.new_page(viewport=DESKTOP)
+    page.goto((FOLDER / f'{name}.html').as_uri())
     folded = page.locator('details.folded').all()
     assert [details for details in folded if details.locator('div.code').is_visible()] == []
     folded[0].get_by_text(re.compile('^Code: .')).click()

@@ -1,227 +1,425 @@
-"""Each notebook, run top to bottom with few epochs: what it prints, draws and measures is what it says."""
+"""Each notebook, run top to bottom by a reader's own tool: what it prints, draws and measures is what it says."""
+import functools
+import json
 import math
 import re
+import shutil
+import subprocess
+import sys
 from statistics import NormalDist
+from types import SimpleNamespace
 
+import keras
+import nbformat
 import numpy as np
 import pytest
-from conftest import ARTICLE, PARAMETERS, SAMPLE, Cells, code_cells, import_tensorflow
-from produced import assert_clean
+import tensorflow as tf
+from compare import TEST, TRAIN, read_pixels
+from helpers import (
+    ARTICLE,
+    FULL,
+    NOTEBOOKS,
+    ROOT,
+    SAMPLE,
+    assert_clean,
+    cells_up_to,
+    code_cells,
+    figures,
+    kernel_environment,
+    prepared,
+    printed,
+)
+from PIL import Image, ImageDraw
 
-keras = import_tensorflow()
+tf.config.threading.set_intra_op_parallelism_threads(1)    # as the dense notebooks do in a kernel of their own
 
+# On the sample every parameter is another than in the notebook, so that a number written into a cell would show; on
+# the full data only those are changed that make the run short.
+PICTURES = ['1.png', '7.png']
+OTHER = {'batch_size': 100, 'learning_rate': 0.002, 'seed': 3, 'shown': [5, 9, 5]}
+PARAMETERS = {
+    ('BasicAE', 'sample'): {**OTHER, 'epochs': 2, 'hidden_units': 37, 'original_learning_rate': 0.05, 'sizes': [2, 37],
+                            'size_epochs': 1},
+    ('EasyDAE', 'sample'): {**OTHER, 'epochs': 2, 'hidden_units': 37, 'noise_factor': 0.3},
+    ('ConvDAE', 'sample'): {**OTHER, 'epochs': 1, 'noise_factor': 0.3, 'dense_units': [37],
+                            'distances': [0, 4], 'picture': PICTURES, 'model_file': 'kept.keras'},
+    ('BasicAE', 'full'): {**ARTICLE['BasicAE'], 'batch_size': 128, 'epochs': 2, 'sizes': [2, 64], 'size_epochs': 1},
+    ('EasyDAE', 'full'): {**ARTICLE['EasyDAE'], 'batch_size': 128, 'epochs': 2},
+    ('ConvDAE', 'full'): {**ARTICLE['ConvDAE'], 'batch_size': 128, 'epochs': 1, 'dense_units': [32],
+                          'distances': [4]},
+}
+RUNNERS = {    # what readers run notebooks with; each stores what a notebook prints in its own way
+    'BasicAE': 'papermill --no-progress-bar {}.ipynb run.ipynb',
+    'EasyDAE': 'jupyter execute --output=run.ipynb {}.ipynb',
+    'ConvDAE': 'nbconvert --to=notebook --execute --output=run.ipynb {}.ipynb',
+}
+SETTINGS = {    # of the reader's own, none of which may change anything
+    'keras.json': '{"backend": "jax", "floatx": "float16", "image_data_format": "channels_first"}',
+    'matplotlibrc': 'image.cmap: jet\nfigure.facecolor: black\naxes.grid: True\nfont.size: 3\nfigure.dpi: 30\n',
+}
+# Starts a program and prints the peak of its memory, and that of what it starts, in kB.
+MEASURED = ('import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); '
+            'print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)')
+ORIGINAL_LOSSES = json.loads((ROOT / 'tests' / 'original_losses.json').read_text())
 NOISY = ('EasyDAE', 'ConvDAE')
-TIMES = re.compile(r'\d+ (s in all|ms)')
+LAST = {'BasicAE': 'train', 'EasyDAE': 'narrow', 'ConvDAE': 'dense'}    # cells that the tests need to have run
+
+
+def draw_digits(folder):
+    """Draw a 1 and a 7 as a reader may: dark on light, of any size."""
+    for name, points in zip(PICTURES, ([(60, 20), (50, 130)], [(20, 30), (90, 30), (40, 140)])):
+        image = Image.new('L', (120, 160), 230)
+        ImageDraw.Draw(image).line(points, fill=30, width=12)
+        image.save(folder / name)
+
+
+def run_by_a_tool(name, data, folder):
+    """Run a notebook in a folder, without a network and under settings of the reader's own; return what came of it."""
+    if data == 'full' and not FULL:
+        pytest.skip('the environment variable MNIST_DATA does not name the folder of the MNIST archives')
+    run = SimpleNamespace(name=name, full=data == 'full', folder=folder / 'my notebooks, Übung 数字')
+    shutil.copytree(SAMPLE, run.folder / 'MNIST_data' / 'sample')
+    draw_digits(run.folder)
+    for file, content in SETTINGS.items():
+        (folder / file).write_text(content)
+    run.parameters = PARAMETERS[name, data] | ({'data_dir': str(FULL)} if run.full else {})
+    nbformat.write(prepared(name, **run.parameters), run.folder / f'{name}.ipynb')
+    command = [sys.executable, '-c', MEASURED, sys.executable, '-m', *RUNNERS[name].format(name).split()]
+    done = subprocess.run(command, cwd=run.folder, capture_output=True, env=kernel_environment(
+        folder, KERAS_HOME=str(folder), KERAS_BACKEND='torch', TF_CPP_MIN_LOG_LEVEL='0',
+        MATPLOTLIBRC=str(folder / 'matplotlibrc'), MPLBACKEND='Agg'))
+    assert done.returncode == 0, done.stderr.decode()
+    run.seed = run.parameters.get('seed', 0)
+    run.memory = int(done.stdout.split()[-1])
+    run.notebook = nbformat.read(run.folder / 'run.ipynb', as_version=4)
+    run.figures, run.cells = figures(run.notebook), code_cells(run.notebook)
+    run.data = FULL if run.full else SAMPLE
+    return run
+
+
+@pytest.fixture(params=NOTEBOOKS)
+def name(request):
+    """Return the name of a notebook, one after the other."""
+    return request.param
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """Return a function (name, data) -> a short run of all cells, executed when it is first asked for."""
+    return functools.cache(lambda name, data: run_by_a_tool(name, data, tmp_path_factory.mktemp(f'{name}-{data}')))
+
+
+@pytest.fixture(params=['sample', 'full'])
+def run(request, name, runs):
+    """Return a short run of a notebook, on the sample and on the full data."""
+    return runs(name, request.param)
+
+
+@functools.cache
+def again(name, full):
+    """Return the variables of the same cells, run in this process with the same parameters."""
+    parameters = {'data_dir': str(FULL if full else SAMPLE), **PARAMETERS[name, 'full' if full else 'sample']}
+    parameters.pop('picture', None)
+    return cells_up_to(name, LAST[name], **parameters)
+
+
+def networks(run):
+    """Return the networks of a run by the names of their rows; of a long training only the one that it has kept."""
+    kept = keras.models.load_model(run.folder / run.parameters.get('model_file', 'ConvDAE.keras'))
+    return {'convolutional': kept} if run.full else {**again('ConvDAE', False)['networks'], 'convolutional': kept}
+
+
+def network(run):
+    """Return the network that a notebook trains."""
+    return networks(run)['convolutional'] if run.name == 'ConvDAE' else again(run.name, run.full)['model']
+
+
+def rows(run, title):
+    """Return the rows of the figure with that in its title: from the name of a row to an array of images."""
+    (figure,) = (figure for each, figure in run.figures.items() if title in each)
+    return figure['rows']
+
+
+def images(run, part):
+    """Return the training or test images of a run, read from the archive: float, shape (count, 28, 28)."""
+    return read_pixels(run.data / {'train': TRAIN, 'test': TEST}[part]).reshape(-1, 28, 28) / 255
+
+
+def add_noise(run, images):
+    """Return images under the noise that a notebook puts on all that it tests with."""
+    normal = tf.random.stateless_normal(np.shape(images), (run.seed, 0)).numpy()
+    return np.clip(images + run.parameters.get('noise_factor') * normal, 0, 1)
 
 
 def rebuild(model, images):
-    """Return what a model makes of images, shape (count, 28, 28)."""
+    """Return what a model makes of images, shape (count, height, width)."""
     logits = model.predict(np.reshape(images, (-1, *model.input_shape[1:])), verbose=0).astype(float)
-    return 1 / (1 + np.exp(-logits.reshape(-1, 28, 28)))
+    return 1 / (1 + np.exp(-logits.reshape(np.shape(images))))
 
 
 def measures(clean, images):
     """Return cross-entropy, PSNR and SSIM of images."""
-    from tensorflow.image import ssim
     clean, images = (np.reshape(each, (-1, 28, 28)).astype(float) for each in (clean, images))
     pixels = np.clip(images, np.float32(1e-7), 1 - np.float32(1e-7))    # as Keras does, in float32
     cross_entropy = -np.mean(clean * np.log(pixels) + (1 - clean) * np.log(1 - pixels))
-    psnr = np.mean(-10 * np.log10(np.mean((clean - images)**2, axis=(1, 2))))
-    return cross_entropy, psnr, np.mean(ssim(clean[..., np.newaxis], images[..., np.newaxis], max_val=1))
+    ssim = tf.image.ssim(clean[..., np.newaxis], images[..., np.newaxis], max_val=1)
+    return cross_entropy, np.mean(psnr(clean, images)), np.mean(ssim)
 
 
-def test_runs_clean(run, name):
+def noisy_images(run):
+    """Return all test images under noise."""
+    return add_noise(run, images(run, 'test'))
+
+
+def psnr(clean, images):
+    """Return the peak signal-to-noise ratio of each image."""
+    return -10 * np.log10(np.mean((clean - images)**2, axis=(1, 2)))
+
+
+def assert_measures(run, cell_id, label, denoised):
+    """Assert that the line that begins with a label holds the figures of merit of all test images, denoised."""
+    (line,) = re.findall(rf'^{re.escape(label)}[ :].*', printed(run.cells[cell_id]), re.MULTILINE)
+    numbers = [float(number) for number in re.findall(r'\d+\.\d+', line)]
+    np.testing.assert_allclose(numbers, measures(images(run, 'test'), denoised), atol=5e-3, err_msg=line)
+
+
+def test_runs_clean(run):
+    """No warnings, redrawn lines, or paths of this machine; nothing is written but the network."""
     assert_clean(run.notebook, str(run.data))
-    assert ('refused): using the sample in MNIST_data/sample.\n' in run.printed('load_images')) != run.full
-    written = {path.name for path in run.folder.iterdir()} - {'MNIST_data', f'{name}.ipynb', 'run.ipynb'}
-    assert written == ({'ConvDAE.keras'} if name == 'ConvDAE' else set())
-    if run.full and run['status']:
-        assert int(re.search(r'VmHWM:\s+(\d+) kB', run['status'])[1]) < 1_500_000    # the peak of its memory
+    written = {path.name for path in run.folder.iterdir()} - {'MNIST_data', f'{run.name}.ipynb', 'run.ipynb'}
+    kept = {run.parameters.get('model_file', 'ConvDAE.keras')} if run.name == 'ConvDAE' else set()
+    assert written == {*kept, *PICTURES}
 
 
-def test_prints_one_line_per_epoch_and_stores_no_redraws(run, name):
-    lines = re.findall(r'^epoch .*', run.printed('train'), re.MULTILINE)
-    assert lines == [f'epoch {epoch:2}/{run["epochs"]}  loss {loss:.4f}' for epoch, loss in
-                     enumerate(run['losses'], start=1)]
-    assert np.all(np.diff([math.log(2), *run['losses']]) < 0)    # from the loss of guessing on
-    progress = [output.data['text/plain'] for output in code_cells(run.notebook)['train'].outputs
-                if output.output_type == 'display_data']
-    if name == 'ConvDAE':    # whose epochs take half a minute
-        steps = len(run.images('train')) // run['batch_size']
-        assert re.fullmatch(rf'step {steps} of {steps}, loss 0\.\d{{4}}, \d+ s', progress.pop())
-    assert progress == []
+@pytest.mark.parametrize('run', ['sample'], indirect=True)
+def test_says_that_the_sample_is_all_it_has(run):
+    said = printed(run.cells['load_images'])
+    assert 'refused' in said and said.endswith(': on to the sample in MNIST_data/sample.\n')
+    assert printed(run.cells['images']) == '4,000 training images and 1,000 test images from MNIST_data/sample\n'
 
 
-def test_loss_curve_says_whether_it_may_be_compared_with_the_original(run, name):
-    ((title, figure),) = ((title, figure) for title, figure in run['figures'].items() if title.startswith('Training'))
-    values = {label.split(':')[0]: values for label, values in figure['curves'].items()}
-    original = values['the original, 2017']
-    assert (len(original), original[0], original[-1]) == {
-        'BasicAE': (20, 0.1329, 0.0950), 'EasyDAE': (30, 0.2596, 0.1269), 'ConvDAE': (10, 0.1814, 0.0996)}[name]
-    assert run['losses'] in values.values()
+@pytest.mark.parametrize('run', ['full'], indirect=True)
+def test_needs_less_than_one_and_a_half_gigabytes(run):
+    assert run.memory < 1_500_000
+
+
+def losses(run):
+    """Return the losses that are drawn beside the original's: from the label of a curve to its values."""
+    (curves,) = (figure['curves'] for title, figure in run.figures.items() if 'with the original' in title)
+    return {label.split(':')[0]: values for label, values in curves.items()}    # without the last of them
+
+
+def own_losses(run):
+    """Return the losses of the network that the notebook trains."""
+    return losses(run)[f'learning rate {run.parameters["learning_rate"]}' if run.name == 'BasicAE' else 'this notebook']
+
+
+def test_prints_one_line_per_epoch(run):
+    epochs = run.parameters['epochs']
+    assert re.findall('epoch .*', printed(run.cells['train'])) == [
+        f'epoch {epoch:2}/{epochs}  loss {loss:.4f}' for epoch, loss in enumerate(own_losses(run), start=1)]
+    assert len(own_losses(run)) == epochs
+
+
+def test_learns(run):
+    """The loss falls in each epoch, from that of guessing on."""
+    assert np.all(np.diff([math.log(2), *own_losses(run)]) < 0)
+
+
+def test_stores_no_redraws(run):
+    """ConvDAE's line of progress is stored as it was at the end; the others, whose epochs are short, have none."""
+    lines = [output.data['text/plain'] for output in run.cells['train'].outputs if output.output_type == 'display_data']
+    steps = len(images(run, 'train')) // run.parameters['batch_size']
+    last = rf'step {steps} of {steps}, loss 0\.\d{{4}}, \d+ s'
+    assert [re.fullmatch(last, line) is not None for line in lines] == [True] * (run.name == 'ConvDAE')
+
+
+def test_loss_curve_shows_the_original_s_and_says_whether_they_may_be_compared(run):
+    (title,) = (title for title in run.figures if 'with the original' in title)
+    assert losses(run)['the original, 2017'] == ORIGINAL_LOSSES[run.name]['mean_loss_per_epoch']
+    differ = {'BasicAE': ['37 hidden units', '0.05 learning rate'],
+              'EasyDAE': ['37 hidden units', '0.3 noise factor', '0.002 learning rate'],
+              'ConvDAE': ['0.3 noise factor', '0.002 learning rate']}[run.name]
+    for each in ['other data, not MNIST', '100 images in a batch, not 128', *differ]:
+        assert (each in title) != run.full
+    assert title.count(', not ') == (0 if run.full else len(differ) + 2)
     assert ('NOT COMPARABLE' in title) != run.full
-    assert title.count(', not ') == (0 if run.full else {'BasicAE': 4, 'EasyDAE': 5, 'ConvDAE': 4}[name])
-    assert run.full or '4,000 training images, not 60,000; ' in title
 
 
-def test_rows_show_what_the_network_makes_of_the_very_digits_above(run, name):
+def test_rows_show_what_the_network_makes_of_the_very_digits_above(run):
     """The original drew noisy digits and fed clean ones."""
-    rows = run.rows('test digits, rebuilt' if name == 'BasicAE' else 'Test digits under noise')
-    originals = run.images('test')[run['shown']]
-    np.testing.assert_allclose(rows['original'], originals, atol=1e-6)
-    fed = rows['original' if name == 'BasicAE' else 'noisy']
-    np.testing.assert_allclose(rows['reconstructed'], rebuild(run['model'], fed), atol=1e-4)
-    if name != 'BasicAE':
-        share = np.mean((fed - originals)[originals == 0] > run['noise_factor'])
-        assert share == pytest.approx(1 - NormalDist().cdf(1), abs=0.03)
+    drawn = rows(run, 'test digits, rebuilt' if run.name == 'BasicAE' else 'Test digits under noise')
+    np.testing.assert_allclose(drawn['original'], images(run, 'test')[run.parameters['shown']], atol=1e-6)
+    fed = drawn['original' if run.name == 'BasicAE' else 'noisy']
+    np.testing.assert_allclose(drawn['reconstructed'], rebuild(network(run), fed), atol=1e-4)
 
 
-@pytest.mark.parametrize('name', ['BasicAE'])
-def test_hidden_vectors_are_drawn_as_squares_and_paint_the_digit(run):
-    weights, bias = run['model'].get_layer('hidden').get_weights()
-    hidden = np.maximum(run.images('test')[run['shown']].reshape(-1, 784) @ weights + bias, 0)
-    (squares,) = (images for name, images in run.rows('test digits, rebuilt').items() if 'hidden' in name)
-    assert squares.shape[1] == squares.shape[2] == math.ceil(math.sqrt(run['hidden_units']))
+@pytest.mark.parametrize('name', NOISY, indirect=True)
+def test_noise_in_the_rows_is_of_the_factor_in_the_title(run):
+    factor = run.parameters['noise_factor']
+    drawn = rows(run, f'Test digits under noise of factor {factor}, and denoised')
+    black = drawn['original'] == 0
+    assert np.mean(drawn['noisy'][black] > factor) == pytest.approx(1 - NormalDist().cdf(1), abs=0.03)
+
+
+@pytest.mark.parametrize('name', ['BasicAE'], indirect=True)
+def test_hidden_vectors_are_drawn_as_squares(run):
+    weights, bias = network(run).get_layer('hidden').get_weights()
+    drawn, units = rows(run, 'test digits, rebuilt'), run.parameters['hidden_units']
+    hidden = np.maximum(drawn['original'].reshape(-1, 784) @ weights + bias, 0)
+    (squares,) = (squares for label, squares in drawn.items() if 'hidden' in label)
+    assert squares.shape[1] == squares.shape[2] == math.ceil(math.sqrt(units))
     squares = squares.reshape(len(hidden), -1)
-    np.testing.assert_allclose(squares[:, :run['hidden_units']], hidden / hidden.max(), atol=1e-5)
-    assert np.isnan(squares[:, run['hidden_units']:]).all()    # blank
-    single, together = run.rows('A digit painted by its hidden numbers').values()
-    np.testing.assert_allclose(together[-1], run.rows('test digits, rebuilt')['reconstructed'][0], atol=1e-4)
+    np.testing.assert_allclose(squares[:, :units], hidden / hidden.max(), atol=1e-5)
+    assert np.isnan(squares[:, units:].astype(float)).all()    # blank
+
+
+@pytest.mark.parametrize('name', ['BasicAE'], indirect=True)
+def test_hidden_numbers_paint_the_digit_the_strongest_first(run):
+    drawn = rows(run, 'A digit painted by its hidden numbers')
+    single, together = drawn['this number'], drawn['sum so far']
+    np.testing.assert_allclose(together[-1], rows(run, 'test digits, rebuilt')['reconstructed'][0], atol=1e-4)
     strengths = np.abs(single - 0.5).sum(axis=(1, 2))    # grey is nothing
-    assert np.all(np.diff(strengths) <= 1e-3)    # the strongest first
+    assert np.all(np.diff(strengths) <= 1e-3)
     assert np.abs(together[0] - together[-1]).mean() > np.abs(together[-2] - together[-1]).mean() > 0
 
 
-@pytest.mark.parametrize(('name', 'run'), [('BasicAE', 'sample')], indirect=['run'])
+@pytest.mark.parametrize(('name', 'run'), [('BasicAE', 'sample')], indirect=True)
 def test_pca_is_that_of_the_training_images(run):
-    train_images, test_images = (run.images(part).reshape(-1, 784) for part in ('train', 'test'))
+    train_images, test_images = (images(run, part).reshape(-1, 784) for part in ('train', 'test'))
     mean = train_images.mean(axis=0)
-    directions = np.linalg.svd(train_images - mean, full_matrices=False)[2]
-    for size, psnr in zip(run['sizes'], run['pca_psnr']):
-        rebuilt = np.clip(mean + (test_images - mean) @ directions[:size].T @ directions[:size], 0, 1)
-        assert psnr == pytest.approx(measures(test_images, rebuilt)[1], abs=0.01)
-    assert len(run['pca_psnr']) == len(run['sizes'])
+    directions = np.linalg.eigh(np.cov(train_images, rowvar=False))[1][:, ::-1]
+    found = re.findall(r'(\d+) numbers: .*, PCA +([\d.]+) dB', printed(run.cells['size_curve']))
+    assert [int(size) for size, _ in found] == run.parameters['sizes']
+    for size, value in found:
+        basis = directions[:, :int(size)]
+        rebuilt = np.clip(mean + (test_images - mean) @ basis @ basis.T, 0, 1)
+        assert float(value) == pytest.approx(measures(test_images, rebuilt)[1], abs=0.01)
 
 
-def test_table_holds_the_figures_of_merit_of_all_test_images(run, name):
-    if name == 'BasicAE':
-        table = re.findall(r'(test images): cross-entropy ([\d.]+), PSNR ([\d.]+) dB, SSIM ([\d.]+)\n',
-                           run.printed('results'))
-        expected = {'test images': run['reconstructed']}
-    else:
-        table = re.findall(r'^(\S.*?) +[\d,]+ +([\d.]+) +([\d.]+) +([\d.]+)$', run.printed('table'), re.MULTILINE)
-        expected = {'noisy': run['noisy_images'], 'linear map': run['linear']}
-        if name == 'EasyDAE':
-            padded = np.pad(run['noisy_images'].reshape(-1, 28, 28), ((0, 0), (1, 1), (1, 1)), 'edge')
-            windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-            expected |= {'median filter': np.median(windows, axis=(3, 4)),
-                         f'linear map, {run["hidden_units"]} numbers': run['narrow'],
-                         f'EasyDAE, {run["hidden_units"]} numbers': run['reconstructed']}
-        else:
-            expected |= {each: rebuild(network, run['noisy_images']) for each, network in run['networks'].items()}
-    assert {label for label, *_ in table} == set(expected)
-    for label, *printed in table:
-        for value, digits, tolerance in zip(printed, measures(run.images('test'), expected[label]), (2e-3, 0.02, 2e-3)):
-            assert float(value) == pytest.approx(digits, abs=tolerance), label
+@pytest.mark.parametrize('name', ['BasicAE'], indirect=True)
+def test_basicae_s_figures_of_merit_are_those_of_all_test_images(run):
+    count = len(images(run, 'test'))
+    assert_measures(run, 'results', f'{count:,} test images', rebuild(network(run), images(run, 'test')))
 
 
-@pytest.mark.parametrize('name', ['ConvDAE'])
+@pytest.mark.parametrize('name', NOISY, indirect=True)
+def test_figures_of_merit_under_noise_are_those_of_all_test_images(run):
+    assert_measures(run, 'table', 'noisy', noisy_images(run))
+
+
+@pytest.mark.parametrize('name', ['EasyDAE'], indirect=True)
+def test_easydae_s_figures_of_merit_are_those_of_all_test_images(run):
+    units = run.parameters['hidden_units']
+    assert_measures(run, 'table', f'EasyDAE, {units} numbers', rebuild(network(run), noisy_images(run)))
+
+
+@pytest.mark.parametrize('name', ['EasyDAE'], indirect=True)
+def test_the_median_filter_takes_the_median_of_nine(run):
+    padded = np.pad(noisy_images(run), ((0, 0), (1, 1), (1, 1)), 'edge')
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    assert_measures(run, 'table', 'median filter', np.median(windows, axis=(3, 4)))
+
+
+@pytest.mark.parametrize('name', ['EasyDAE'], indirect=True)
+def test_the_linear_maps_figures_of_merit_are_those_of_all_test_images(run):
+    space, units = again(run.name, run.full), run.parameters['hidden_units']
+    assert_measures(run, 'table', 'linear map  ', space['linear'])
+    assert_measures(run, 'table', f'linear map, {units} numbers', space['narrow'])
+
+
+@pytest.mark.parametrize('name', ['ConvDAE'], indirect=True)
+def test_convdae_s_figures_of_merit_are_those_of_all_test_images(run):
+    for label, each in networks(run).items():
+        assert_measures(run, 'table', label, rebuild(each, noisy_images(run)))
+
+
+@pytest.mark.parametrize('name', ['ConvDAE'], indirect=True)
+def test_table_says_how_large_each_network_is_and_how_long_it_was_trained(run):
+    """Weights, counted here, and the epochs of each, which are the same for all."""
+    epochs, units = run.parameters['epochs'], run.parameters['dense_units'][0]
+    for label, weights in {'convolutional': 121_281, f'dense {units}': 2 * 784 * units + units + 784}.items():
+        assert re.search(rf'^{label} +{weights:,} +{epochs} +\d+ ', printed(run.cells['table']), re.MULTILINE)
+
+
+@pytest.mark.parametrize('name', ['ConvDAE'], indirect=True)
 def test_networks_are_compared_on_the_same_noisy_digits(run):
-    rows, first = run.rows('The same noisy digits'), run.rows('Test digits under noise')
-    assert list(rows) == ['original', 'noisy', 'linear map', *run['networks']]
-    np.testing.assert_array_equal([rows['original'], rows['noisy']], [first['original'], first['noisy']])
-    moved = run.rows('One test digit, moved up and left')
-    for images in (rows, moved, run.rows('Salt and pepper')):
-        for name, network in run['networks'].items():
-            fed = images['noisy' if 'noisy' in images else 'salt and pepper']
-            np.testing.assert_allclose(images[name], rebuild(network, fed), atol=1e-4)
-    digit, *_ = rows['original']
-    for image, distance in zip(moved['moved'], run['distances']):
-        expected = np.zeros((28, 28))
-        expected[:28 - distance, :28 - distance] = digit[distance:, distance:]
-        np.testing.assert_allclose(image, expected, atol=1e-6)
+    drawn, first = rows(run, 'The same noisy digits'), rows(run, 'Test digits under noise')
+    assert drawn.keys() == {'original', 'noisy', 'convolutional', f'dense {run.parameters["dense_units"][0]}'}
+    np.testing.assert_array_equal([drawn['original'], drawn['noisy']], [first['original'], first['noisy']])
+    for label, each in networks(run).items():
+        np.testing.assert_allclose(drawn[label], rebuild(each, drawn['noisy']), atol=1e-4)
 
 
-def test_the_saved_network_needs_no_notebook(runs):
-    """Plain Keras loads what was trained through `faster`, with the article's layers only."""
-    run = runs('ConvDAE', 'sample')
-    loaded = keras.models.load_model(run.folder / 'ConvDAE.keras')
-    assert {type(layer).__module__.split('.')[0] for layer in loaded.layers} == {'keras'}
-    noisy = run['noisy_images'][:50]
-    np.testing.assert_allclose(rebuild(loaded, noisy), rebuild(run['model'], noisy), atol=1e-4)
-    assert run.printed('save').endswith('the same output to the last bit: True\n')
+def move(images, distance):
+    """Return images moved up and left; what comes in is black."""
+    moved = np.zeros_like(images)
+    moved[:, :28 - distance, :28 - distance] = images[:, distance:, distance:]
+    return moved
 
 
-@pytest.mark.parametrize('name', NOISY)
-def test_noise_is_gaussian_with_the_given_factor_and_clipped(name):
-    space = Cells(name, noise_factor=0.3).run('setup', 'parameters', 'add_noise')
-    grey = np.full((500, 784), 0.5, 'float32')
-    noisy, again, other = (space['add_noise'](grey, seed).numpy() for seed in ((3, 4), (3, 4), (3, 5)))
-    np.testing.assert_array_equal(noisy, again)
-    assert np.abs(np.corrcoef(noisy.ravel(), other.ravel())[0, 1]) < 0.01
-    assert (noisy.min(), noisy.max()) == (0, 1)
-    for level in np.linspace(0, 0.99, 34):
-        assert np.mean(noisy <= level) == pytest.approx(NormalDist(0.5, 0.3).cdf(level), abs=0.005)
+@pytest.mark.parametrize('name', ['ConvDAE'], indirect=True)
+def test_a_digit_is_moved_up_and_left(run):
+    drawn, digit = rows(run, 'One test digit, moved up and left'), images(run, 'test')[run.parameters['shown'][0]]
+    expected = [move(digit[np.newaxis], distance)[0] for distance in run.parameters['distances']]
+    np.testing.assert_allclose(drawn['moved'], expected, atol=1e-6)
+    for label, each in networks(run).items():
+        np.testing.assert_allclose(drawn[label], rebuild(each, drawn['noisy']), atol=1e-4)
 
 
-def test_batches_hold_all_images_in_a_new_order_with_new_noise(name):
-    """The size of a batch stays open: where TensorFlow knows it, it may add up gradients in varying order."""
-    space = Cells(name, data_dir=str(SAMPLE), batch_size=500, **ARTICLE[name]).run_to('batches')
-    batches, train_images = space['train_batches'], np.reshape(space['train_images'], (-1, 784)) / 255
-    assert batches.element_spec[0].shape[0] is None
-    parts = [[np.reshape(images, (-1, 784)) for images in batch] for _ in range(2) for batch in batches]
-    for epoch in (parts[:8], parts[8:]):
-        sums = np.concatenate([clean for noisy, clean in epoch]).sum(axis=1)
-        np.testing.assert_allclose(np.sort(sums), np.sort(train_images.sum(axis=1)), rtol=1e-5)
-    assert not np.array_equal(parts[0][1], parts[8][1])    # another order
-    for number, (noisy, clean) in enumerate(parts[:9]):
-        if name == 'BasicAE':
-            np.testing.assert_array_equal(noisy, clean)
-            continue
-        for level in (0, 0.5, 0.9):
-            assert np.mean(noisy[clean == 0] <= level) == pytest.approx(NormalDist(0, 0.5).cdf(level), abs=0.01)
-        for other_noisy, other_clean in parts[:number]:
-            black = (clean == 0) & (other_clean == 0)
-            assert abs(np.corrcoef(noisy[black], other_noisy[black])[0, 1]) < 0.02
+@pytest.mark.parametrize('name', ['ConvDAE'], indirect=True)
+def test_curve_of_moved_digits_is_that_of_a_fifth_of_the_test_images(run):
+    (curves,) = (figure['curves'] for title, figure in run.figures.items() if 'how far they are moved' in title)
+    for label, each in networks(run).items():
+        for distance, value in zip(run.parameters['distances'], curves[label], strict=True):
+            clean = move(images(run, 'test')[::5], distance)
+            assert value == pytest.approx(psnr(clean, rebuild(each, add_noise(run, clean))).mean(), abs=0.02)
 
 
-@pytest.mark.parametrize('name', NOISY)
-def test_linear_maps_have_the_least_squared_difference(name):
-    """Of all, and in EasyDAE of those of rank hidden_units: numpy's own least squares and singular values say so."""
-    cells = Cells(name, data_dir=str(SAMPLE), batch_size=2000, **ARTICLE[name])
-    cells.run_to('batches')
-    noisy, clean = (np.reshape(each, (-1, 784)) for each in next(iter(cells.space['train_batches'])))
-    cells.space |= {'train_batches': [(noisy, clean)], 'noisy_images': noisy}
-    found = [cells.run('linear')['linear']]
-    with_one = np.pad(noisy, ((0, 0), (0, 1)), constant_values=1).astype(float)
-    best = [with_one @ np.linalg.lstsq(with_one, clean, rcond=None)[0]]
-    if name == 'EasyDAE':
-        cells.change('np.clip(linear, 0, 1), np.clip(narrow, 0, 1)', 'linear, narrow')
-        found.append(cells.run('narrow')['narrow'])
-        assert np.linalg.matrix_rank(found[1] - cells.space['mean'], tol=1e-3) == 32
-        mean = best[0].mean(axis=0)
-        directions = np.linalg.svd(best[0] - mean, full_matrices=False)[2][:32]
-        best.append(mean + (best[0] - mean) @ directions.T @ directions)
-    for images, expected in zip(found, best, strict=True):
-        least = np.mean((expected - clean)**2)
-        assert least <= np.mean((images - clean)**2) <= 1.01 * least
+def cut(page):
+    """Return the 36 images of a page."""
+    return page.reshape(6, 28, 6, 28).swapaxes(1, 2).reshape(36, 28, 28)
 
 
-def test_run_twice_in_one_kernel_it_gives_the_same_run(name, tiny, tmp_path, monkeypatch, capsys):
-    """The same seed gives the same losses and pictures to the last bit, whatever was run before."""
-    monkeypatch.chdir(tmp_path)
-    short = {'BasicAE': {'sizes': [3], 'size_epochs': 1}, 'EasyDAE': {},
-             'ConvDAE': {'dense_units': [5], 'dense_epochs': 1, 'distances': [2], 'noise_factors': [1]}}
-    cells, seen = Cells(name, data_dir=str(tiny), epochs=2, batch_size=60, **short[name]), []
-    for _ in range(2):
-        space = cells.run(*cells.sources)
-        seen.append((space['history'].history, space['figures'], TIMES.sub('', capsys.readouterr().out)))
-    np.testing.assert_equal(seen[1], seen[0])
-    assert re.findall(r'^epoch +(\d)/2  loss', seen[0][2], re.MULTILINE) == ['1', '2']
+@pytest.mark.parametrize('name', ['ConvDAE'], indirect=True)
+def test_a_page_of_digits_is_denoised_in_one_piece_and_in_tiles(run):
+    (page, noisy), (piece, tiles) = rows(run, 'A page of test digits').values()
+    np.testing.assert_allclose(cut(page), images(run, 'test')[:36], atol=1e-6)
+    np.testing.assert_allclose(cut(tiles), rebuild(network(run), cut(noisy)), atol=1e-4)
+    uncropped = keras.Sequential([
+        layer for layer in network(run).layers[1:] if not isinstance(layer, keras.layers.Cropping2D)])
+    np.testing.assert_allclose(piece, tf.sigmoid(uncropped(noisy[np.newaxis, ..., np.newaxis]))[0, ..., 0], atol=1e-4)
+    assert printed(run.cells['page']) == ''.join(
+        f'PSNR {way}: {-10 * np.log10(np.mean((page - each)**2)):.2f} dB\n'
+        for way, each in (('in one piece', piece), ('in tiles', tiles)))
+
+
+@pytest.mark.parametrize('name', ['ConvDAE'], indirect=True)
+def test_each_network_denoises_noise_alone(run):
+    drawn = rows(run, 'What each network makes of noise without a digit')
+    noise, factor = drawn['noise alone'], run.parameters['noise_factor']
+    for level in (0, factor):
+        assert np.mean(noise <= level) == pytest.approx(NormalDist(0, factor).cdf(level), abs=0.03)
+    for label, each in networks(run).items():
+        np.testing.assert_allclose(drawn[label], rebuild(each, noise), atol=1e-4)
+
+
+@pytest.mark.parametrize(('name', 'run'), [('ConvDAE', 'sample')], indirect=True)
+def test_pictures_of_one_s_own_are_denoised(run):
+    drawn = rows(run, 'Digits that are not from MNIST')
+    assert len(drawn['picture']) == len(PICTURES)
+    assert drawn['picture'].max(axis=(1, 2)) == pytest.approx(1, abs=0.1)    # white on black
+    np.testing.assert_allclose(drawn['denoised'], rebuild(network(run), drawn['noisy']), atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['ConvDAE'], indirect=True)
+def test_the_saved_network_needs_no_notebook(run):
+    """Plain Keras has loaded it for these tests: the article's layers, though trained through another network."""
+    assert {type(layer).__module__.split('.')[0] for layer in network(run).layers} == {'keras'}
+    assert printed(run.cells['save']) == f'{run.parameters.get("model_file", "ConvDAE.keras")} holds 121,281 weights\n'
 
 
 @pytest.mark.parametrize('name', ['BasicAE', 'EasyDAE'])
 def test_another_process_with_other_settings_gives_the_same_run(name, runs):
     """To the last bit; the run in the kernel was under Keras's and matplotlib's settings of a reader."""
-    cells = Cells(name, data_dir=str(SAMPLE), **PARAMETERS[name, 'sample'])
-    assert cells.run_to('train')['history'].history['loss'] == runs(name, 'sample')['losses']
+    assert again(name, full=False)['losses'] == own_losses(runs(name, 'sample'))
