@@ -254,11 +254,13 @@ def table(record):
 def main():
     """Measure what is named on the command line, or everything; write the record and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('names', nargs='*', choices=[*SIDES], metavar='network', help='of ' + ', '.join(SIDES))
+    parser.add_argument('names', nargs='*', metavar='network', help='of ' + ', '.join(SIDES))
     parser.add_argument('--data', type=Path, default=ROOT / 'MNIST_data', help='folder of the MNIST archives')
     parser.add_argument('--output', type=Path, default=ROOT / 'benchmarks' / 'compare.json', help='the record')
     parser.add_argument('--rounds', type=int, default=5, help='turns of each side (default: 5)')
     arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(SIDES):
+        parser.error(f'there is no network {", ".join(sorted(unknown))}: choose from {", ".join(SIDES)}')
     if missing := [name for name in (TRAIN, TEST) if not (arguments.data / name).exists()]:
         parser.error(f'no {" and no ".join(missing)} in {arguments.data}: run a notebook or name a folder with --data')
     record = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}

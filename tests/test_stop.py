@@ -1,201 +1,144 @@
 """A kernel in use: trainings that are stopped and gone on with, cells run again, and settings of the reader's own."""
-import queue
 import re
-import time
+from contextlib import closing
 
 import nbformat
 import pytest
-from helpers import code_cells, cut_sample, figures, kernel_environment, prepared, printed, run_in_kernel
-from jupyter_client import KernelManager
-
-SHORT = {'batch_size': 30, 'epochs': 2}
-CONVDAE = {**SHORT, 'dense_units': [5, 6], 'distances': [0, 3]}
-ENDLESS = 100_000    # epochs: no training ends before it is stopped
-
-
-@pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
-    """Return a folder with 300 training and 50 test images."""
-    return str(cut_sample(tmp_path_factory.mktemp('tiny'), 300, 50))
+from helpers import code_cells, cut_sample, figures, kernel_environment, prepared, printed
+from jupyter_client.manager import start_new_kernel
 
 
 class Kernel:
-    """A kernel with the cells of a notebook, which can be run in any order, and stopped."""
+    """A kernel with the cells of a notebook on 300 images, which can be run in any order, and stopped."""
 
-    def __init__(self, folder, name, **parameters):
-        self.cells = code_cells(prepared(name, **parameters))
-        self.manager = KernelManager()
-        self.manager.start_kernel(cwd=str(folder), env=kernel_environment(folder))
-        self.client = self.manager.blocking_client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=100)
+    def __init__(self, folder, name, before='', **parameters):
+        data_dir, self.folder = str(cut_sample(folder / 'tiny', 300, 50)), folder
+        self.cells = code_cells(prepared(name, before=before, data_dir=data_dir, batch_size=30, **parameters))
+        self.manager, self.client = start_new_kernel(cwd=str(folder), env=kernel_environment(folder))
+
+    def close(self):
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
 
     def run(self, source, stop_at=None):
         """Run a source, stop it where that is in what it puts out; return its outputs in a notebook's cell."""
-        message, cell, stopped = self.client.execute(source), nbformat.v4.new_code_cell(source), False
-        deadline = time.time() + 200
-        while time.time() < deadline:
-            try:
-                reply = self.client.get_iopub_msg(timeout=5)
-            except queue.Empty:
-                continue
-            if reply['parent_header'].get('msg_id') != message:
-                continue
-            kind, content = reply['msg_type'], reply['content']
-            if kind == 'status' and content['execution_state'] == 'idle':
-                return cell
+        cell, waiting = nbformat.v4.new_code_cell(source), [stop_at] * bool(stop_at)
+
+        def hear(message):
+            kind, content = message['msg_type'], message['content']
             if kind in ('stream', 'display_data', 'execute_result', 'error'):
-                cell.outputs.append(nbformat.v4.output_from_msg(reply))
-            text = content.get('text', '') + content.get('data', {}).get('text/plain', '')
-            if stop_at and stop_at in text and not stopped:
-                stopped = True
+                cell.outputs.append(nbformat.v4.output_from_msg(message))
+            if waiting and waiting[0] in content.get('text', '') + content.get('data', {}).get('text/plain', ''):
+                waiting.clear()
                 self.manager.interrupt_kernel()
-        raise TimeoutError(source)
+
+        self.client.execute_interactive(source, allow_stdin=False, timeout=200, output_hook=hear)
+        return cell
 
     def run_cells(self, first=None, last=None):
         """Run cells from one to another, none of which may fail; return them as a notebook."""
         ids = list(self.cells)
         ids = ids[ids.index(first) if first else 0:ids.index(last) + 1 if last else None]
-        done = [self.run(self.cells[cell_id].source) for cell_id in ids]
-        for cell_id, cell in zip(ids, done):
+        notebook = nbformat.v4.new_notebook(cells=[self.run(self.cells[cell_id].source) for cell_id in ids])
+        for cell_id, cell in zip(ids, notebook.cells):
             cell.id = cell_id
             assert [output for output in cell.outputs if output.output_type == 'error'] == [], cell_id
-        return nbformat.v4.new_notebook(cells=done)
+        return notebook
 
-    def stop(self, cell_id, stop_at):
-        """Run a cell and stop it where that is in what it puts out."""
-        (error,) = (each for each in self.run(self.cells[cell_id].source, stop_at).outputs
-                    if each.output_type == 'error')
-        assert error.ename == 'KeyboardInterrupt'
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Return a function that starts a kernel with the cells of a notebook."""
-    kernels = []
-
-    def start(name, **parameters):
-        kernels.append(Kernel(tmp_path, name, **parameters))
-        return kernels[-1]
-
-    yield start
-    for kernel in kernels:
-        kernel.client.stop_channels()
-        kernel.manager.shutdown_kernel(now=True)
+    def error(self, cell_id, stop_at=None):
+        """Run a cell, stop it where that is in what it puts out; return the error with which it ends."""
+        (error,) = (output for output in self.run(self.cells[cell_id].source, stop_at).outputs
+                    if output.output_type == 'error')
+        return f'{error.ename}: {error.evalue}'
 
 
-def error_of(cell):
-    """Return what stopped a cell."""
-    (error,) = (output for output in cell.outputs if output.output_type == 'error')
-    return f'{error.ename}: {error.evalue}'
+@pytest.fixture(scope='module')
+def conv(tmp_path_factory):
+    """Return a kernel in which ConvDAE's training was stopped after an epoch, then the rest was run."""
+    with closing(Kernel(tmp_path_factory.mktemp('conv'), 'ConvDAE', epochs=3, dense_units=[5, 6], distances=[0, 3],
+                        model_file='kept.keras')) as kernel:
+        kernel.run_cells(last='batches')
+        assert 'KeyboardInterrupt' in kernel.error('train', stop_at='epoch  1/3')
+        kernel.rest = kernel.run_cells('curve')
+        yield kernel
+
+
+@pytest.fixture(scope='module')
+def easy(tmp_path_factory):
+    """Return a kernel in which EasyDAE was run as far as to its result."""
+    with closing(Kernel(tmp_path_factory.mktemp('easy'), 'EasyDAE', epochs=2, shown=[10, 11])) as kernel:
+        kernel.done = kernel.run_cells(last='denoise')
+        yield kernel
 
 
 def table(notebook):
     """Return from the table of ConvDAE for each network the number of epochs that it was trained."""
     text = printed(code_cells(notebook)['table'])
-    return {name.strip(): int(epochs) for name, epochs in re.findall(r'^(.+?) +[\d,]+ +(\d+) +\d+ ', text, re.MULTILINE)}
+    return dict(re.findall(r'(?m)^(convolutional|dense \d+) +[\d,]+ +(\d+) +\d+ ', text))
 
 
-def test_after_a_stopped_training_the_rest_shows_what_was_trained_so_far_and_it_can_be_gone_on_with(start, tiny):
-    kernel = start('ConvDAE', data_dir=tiny, **{**CONVDAE, 'epochs': 3})
-    kernel.run_cells(last='batches')
-    kernel.stop('train', 'epoch  1/3')
-    rest = kernel.run_cells('curve')
-    assert table(rest) == {'convolutional': 1, 'dense 5': 3, 'dense 6': 3}
-    assert list(figures(rest)['The same noisy digits, denoised in 3 ways']['rows'])[2:] == [*table(rest)]
-    again = kernel.run(kernel.cells['train'].source)
-    assert re.findall(r'epoch +(\d)/3', printed(again)) == ['2', '3']
-    assert table(kernel.run_cells('curve'))['convolutional'] == 3
+def test_after_a_stopped_training_the_rest_shows_what_was_trained_so_far(conv):
+    assert table(conv.rest) == {'convolutional': '1', 'dense 5': '3', 'dense 6': '3'}
+    assert [*figures(conv.rest)['The same noisy digits, denoised in 3 ways']['rows']][2:] == [*table(conv.rest)]
 
 
-def test_a_comparison_that_is_stopped_shows_the_networks_so_far(start, tiny):
-    kernel = start('ConvDAE', data_dir=tiny, **CONVDAE)
-    kernel.run_cells(last='measure')
-    kernel.run_cells('denoise', 'inside')
-    kernel.stop('dense', 'dense 5: loss')
-    assert {'convolutional', 'dense 5'} <= table(kernel.run_cells('dense_curve')).keys()
+def test_a_stopped_training_is_gone_on_with(conv):
+    assert re.findall(r'epoch +(\d)/3', printed(conv.run(conv.cells['train'].source))) == ['2', '3']
 
 
-@pytest.mark.parametrize('name', ['BasicAE', 'EasyDAE'])
-def test_a_dense_training_that_is_stopped_is_gone_on_with(name, start, tiny):
-    kernel = start(name, data_dir=tiny, **SHORT)
-    kernel.run_cells(last='batches')
-    kernel.run(f'epochs = {ENDLESS}')
-    kernel.stop('train', 'epoch  3/')
-    kernel.run('epochs = len(losses) + 1')
-    assert re.findall(r'epoch .*', printed(kernel.run(kernel.cells['train'].source))) != []
-    kernel.run_cells('original' if name == 'BasicAE' else 'curve', 'curve')
+def test_a_comparison_that_is_stopped_shows_the_networks_so_far(conv):
+    conv.run('epochs = 100_000')    # no training ends before it is stopped
+    assert 'KeyboardInterrupt' in conv.error('dense', stop_at='step ')
+    assert list(table(conv.run_cells('dense_curve', 'compare'))) == ['convolutional', 'dense 5']
 
 
-CHANGES = {    # what a reader changes after a run, and the cell that is run then
-    'noise factor': ('noise_factor = 0.1', 'noise'),
-    'type of numbers': ("keras.config.set_dtype_policy('mixed_bfloat16')", 'train'),
-    'data': ("data_dir = 'other'", 'curve'),
-    'seed, in a list': ('shown = [3]', 'denoise'),
-}
+def test_a_network_that_cannot_be_kept_costs_one_sentence_and_not_the_one_that_was_kept(conv):
+    files = sorted(conv.folder.iterdir()), (conv.folder / 'kept.keras').read_bytes()
+    for file, cause in (('/proc/x.keras', ''), ('kept.keras', 'import resource, signal\n'    # a full disk
+                        'signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
+                        'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))')):
+        conv.run(f'{cause}\nmodel_file = {file!r}')
+        assert re.fullmatch(rf'{file} is not written, .*\n', printed(conv.run_cells('save', 'save').cells[0]))
+    assert (sorted(conv.folder.iterdir()), (conv.folder / 'kept.keras').read_bytes()) == files
 
 
-def test_a_cell_run_after_a_change_says_what_to_run(start, tiny):
-    kernel = start('EasyDAE', data_dir=tiny, **SHORT)
-    kernel.run_cells()
-    for kind, (change, cell_id) in CHANGES.items():
-        kernel.run('before = {**globals()}\n' + change)
-        cell = kernel.run(kernel.cells[cell_id].source)
-        assert re.fullmatch(r'ValueError: A parameter has changed [^\n]*: run all cells[^\n]*', error_of(cell)), kind
-        kernel.run("keras.config.set_dtype_policy('float32')\n"
-                   'noise_factor, data_dir, shown = (before[name] for name in ("noise_factor", "data_dir", "shown"))')
+def test_a_dense_training_that_is_stopped_is_gone_on_with(easy):
+    easy.run('epochs = 100_000')    # no training ends before it is stopped
+    assert 'KeyboardInterrupt' in easy.error('train', stop_at='epoch  5/')
+    easy.run('epochs = len(losses) + 1')
+    assert re.findall(r'epoch +(\d+)/\1 ', printed(easy.run(easy.cells['train'].source))) != []
+    easy.run_cells('curve', 'curve')
 
 
-def test_run_again_after_a_change_it_gives_what_a_fresh_kernel_gives(start, tiny):
-    """Half precision is gone when its line is."""
-    kernel, fresh = (start('EasyDAE', data_dir=tiny, **SHORT, noise_factor=factor) for factor in (0.5, 0.2))
-    kernel.run(kernel.cells['setup'].source)
-    kernel.run("keras.config.set_dtype_policy('mixed_bfloat16')")
-    kernel.run_cells('parameters')
-    kernel.cells['injected'].source += '\nnoise_factor = 0.2'
-    found, expected = figures(kernel.run_cells()), figures(fresh.run_cells())
-    assert found.keys() == expected.keys()
-    curve = next(title for title in found if title.startswith('Training loss'))
-    assert found[curve]['curves'] == expected[curve]['curves']
+@pytest.mark.parametrize(('change', 'back', 'cell_id'), [
+    ('noise_factor = 0.1', 'noise_factor = 0.5', 'denoise'), ('shown[0] = 3', 'shown[0] = 10', 'denoise'),
+    ("kept, data_dir = data_dir, 'other'", 'data_dir = kept', 'curve'),
+    ("keras.config.set_dtype_policy('mixed_bfloat16')", "keras.config.set_dtype_policy('float32')", 'train')])
+def test_a_cell_run_after_a_change_says_what_to_run(change, back, cell_id, easy):
+    easy.run(change)
+    assert re.fullmatch(r'ValueError: A parameter has changed [^\n]*: run all cells[^\n]*', easy.error(cell_id))
+    easy.run(back)
+    easy.run_cells(cell_id, cell_id)
 
 
-def test_tensorflow_may_be_in_use_and_run_eagerly(tiny, tmp_path):
-    notebook = prepared('BasicAE', before='import tensorflow as tf\ntf.constant(0)\n'
-                        'tf.config.run_functions_eagerly(True)', data_dir=tiny, **SHORT, sizes=[2], size_epochs=1)
-    assert figures(run_in_kernel(notebook, tmp_path)) != {}
+def test_all_cells_run_again_after_a_change_give_what_a_fresh_kernel_gives(easy):
+    easy.run("keras.config.set_dtype_policy('mixed_bfloat16')\nnoise_factor, shown[0] = 0.2, 3")
+    easy.run_cells('add_noise', 'compile')
+    found, fresh = figures(easy.run_cells(last='denoise')), figures(easy.done)
+    assert str(found) == str(fresh) != '{}'
+
+
+def test_tensorflow_may_be_in_use_and_run_eagerly(tmp_path):
+    before = 'import tensorflow as tf\ntf.constant(0)\ntf.config.run_functions_eagerly(True)'
+    with closing(Kernel(tmp_path, 'BasicAE', before, epochs=1)) as kernel:
+        assert 'epoch  1/1' in printed(code_cells(kernel.run_cells(last='train'))['train'])
 
 
 @pytest.mark.parametrize(('fault', 'said'), [
     ("__version__ = '2.15.0'\nclass backend:\n    backend = lambda: 'tensorflow'\n", 'Keras 3 on TensorFlow is needed'),
     ("raise ImportError('broken')\n", 'broken')])
-def test_a_keras_that_does_not_fit_costs_one_sentence_and_leaves_the_error_stream_open(fault, said, tmp_path, start):
+def test_a_keras_that_does_not_fit_costs_one_sentence_and_leaves_the_error_stream_open(fault, said, tmp_path):
     (tmp_path / 'keras.py').write_text(fault)
-    kernel = start('EasyDAE')
-    assert re.fullmatch(rf'ImportError: {said}[^\n]*', error_of(kernel.run(kernel.cells['setup'].source)))
-    heard = kernel.run("import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', 'import sys; "
-                       "sys.stderr.write(\"heard\")'], stderr=subprocess.PIPE).stderr, os.fstat(2).st_rdev != "
-                       'os.stat(os.devnull).st_rdev)')
-    assert printed(heard) == "b'heard' True\n"
-
-
-SAVED = {    # where the network cannot be kept, and what a reader is told
-    'folder that cannot be written': ('/proc/x.keras', ''),
-    'no such folder': ('missing/x.keras', ''),
-    'full disk': ('yesterday.keras', 'import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
-                  'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))'),
-}
-
-
-def test_a_network_that_cannot_be_kept_costs_one_sentence(start, tiny, tmp_path):
-    (tmp_path / 'yesterday.keras').write_text('yesterday')
-    kernel = start('ConvDAE', data_dir=tiny, **CONVDAE)
-    kernel.run_cells(last='noise')
-    kernel.run_cells('model', 'train')
-    kernel.run_cells('measure', 'denoise')
-    for kind, (file, before) in SAVED.items():
-        kernel.run(f'{before}\nmodel_file = {file!r}')
-        said = printed(kernel.run_cells('save', 'save').cells[0])
-        assert re.fullmatch(rf'{file} is not written, [^\n]*\n', said), kind
-    assert (tmp_path / 'yesterday.keras').read_text() == 'yesterday'
-    assert [path.name for path in tmp_path.iterdir() if path.name not in ('.ipython', 'yesterday.keras')] == []
-    kernel.run_cells('picture')
+    with closing(Kernel(tmp_path, 'EasyDAE')) as kernel:
+        assert re.fullmatch(rf'ImportError: {said}[^\n]*', kernel.error('setup'))
+        assert printed(kernel.run('print(os.path.sameopenfile(2, os.open(os.devnull, os.O_WRONLY)))')) == 'False\n'
