@@ -1,5 +1,6 @@
 """What the tests share: cells run in this process or in a kernel, and what they printed and drew."""
 import gzip
+import json
 import os
 import re
 import types
@@ -24,24 +25,23 @@ NOBODY = ['http://127.0.0.1:9/'] * 2    # in place of the mirrors: the discard p
 ARTICLE = {'BasicAE': {'hidden_units': 64, 'learning_rate': 0.001, 'original_learning_rate': 0.01},
            'EasyDAE': {'hidden_units': 32, 'learning_rate': 0.001, 'noise_factor': 0.5},
            'ConvDAE': {'learning_rate': 0.001, 'noise_factor': 0.5}}
-# Run when a kernel starts: beside its picture, each figure is stored as the numbers in it.
-DATA = 'application/x-figure+json'
+DATA = 'application/x-figure+json'    # beside its picture, each figure in a kernel is stored as the numbers in it
 STARTUP = f"""
 from IPython.core.formatters import JSONFormatter
-
-def numbers(figure):
-    found, name = {{'title': figure.get_suptitle() or figure.axes[0].get_title(), 'rows': {{}}, 'curves': {{}}}}, ''
-    for axes in figure.axes:
-        found['curves'] |= {{line.get_label(): [float(value) for value in line.get_ydata()] for line in axes.lines}}
-        name = axes.get_ylabel() or name
-        for image in axes.images:
-            found['rows'].setdefault(name, []).append(image.get_array().tolist())
-            found['look'] = [*image.get_clim(), image.get_cmap().name, figure.get_facecolor()]
-    return found
-
-formatter = JSONFormatter(parent=get_ipython().display_formatter, format_type={DATA!r})
-formatter.for_type('matplotlib.figure.Figure', numbers)
-get_ipython().display_formatter.formatters[{DATA!r}] = formatter
+class Numbers(JSONFormatter):
+    def __call__(self, figure):
+        if not hasattr(figure, 'get_suptitle'):
+            return None
+        found, name = {{'title': figure.get_suptitle() or figure.axes[0].get_title(), 'rows': {{}}, 'curves': {{}}}}, ''
+        for axes in figure.axes:
+            found['curves'] |= {{line.get_label(): [float(value) for value in line.get_ydata()] for line in axes.lines}}
+            name = axes.get_ylabel() or name
+            for image in axes.images:
+                found['rows'].setdefault(name, []).append(image.get_array().tolist())
+                found['look'] = [*image.get_clim(), image.get_cmap().name, figure.get_facecolor()]
+        return found
+formatter = get_ipython().display_formatter
+formatter.formatters[{DATA!r}] = Numbers(parent=formatter, format_type={DATA!r})
 """
 
 
@@ -106,9 +106,9 @@ def displayed():
 
 def kernel_environment(folder, **variables):
     """Return the variables of the environment of a kernel that also stores figures as numbers."""
-    startup = folder / '.ipython' / 'profile_default' / 'startup'
-    startup.mkdir(parents=True, exist_ok=True)
-    (startup / 'figures.py').write_text(STARTUP)
+    startup = folder / '.ipython' / 'profile_default' / 'startup' / 'figures.py'
+    startup.parent.mkdir(parents=True, exist_ok=True)
+    startup.write_text(STARTUP)
     return {**os.environ, 'IPYTHONDIR': str(folder / '.ipython'), **variables}
 
 
@@ -128,7 +128,7 @@ def figures(notebook):
     found = [output.data[DATA] for cell in code_cells(notebook).values() for output in cell.outputs
              if DATA in output.get('data', {})]
     return {each['title']: {**each, 'rows': {name: np.array(images, float) for name, images in each['rows'].items()}}
-            for each in found}
+            for each in (json.loads(each) if isinstance(each, str) else each for each in found)}
 
 
 def idx(pixels, *header):
@@ -177,7 +177,7 @@ def not_produced(markdown, *sources):
 
     Left out are code, links and years. Separators of thousands are no part of a number; 28x28 is two numbers.
     """
-    prose = re.sub(r'```.*?```|`[^`]*`|\]\([^)]*\)|https?://\S+|\b201[67]\b', ' ', markdown, flags=re.DOTALL)
+    prose = re.sub(r'```.*?```|`[^`]*`|\]\([^)]*\)|https?://\S+|\b20(?:08|1[67])\b', ' ', markdown, flags=re.DOTALL)
     written, produced = ([Decimal(number) for number in re.findall(
         r'(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?(?!\w|\.\d)',
         re.sub(r'(?<=\d)x(?=\d)', ' x ', re.sub(r'(?<=\d)[,_](?=\d{3}(?!\d))', '', text)))]

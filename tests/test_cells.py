@@ -1,4 +1,4 @@
-"""Single cells, run in this process or twice in one kernel: noise, batches, linear maps, the same run again."""
+"""Single cells: their noise, batches and linear maps; and the whole of ConvDAE twice in one kernel."""
 import copy
 from statistics import NormalDist
 
@@ -23,17 +23,10 @@ from helpers import (
 NOISY = ('EasyDAE', 'ConvDAE')
 
 
-@pytest.fixture(params=NOTEBOOKS)
-def name(request):
-    """Return the name of a notebook, one after the other."""
-    return request.param
-
-
-def test_run_twice_in_one_kernel_it_gives_the_same_run(name, tmp_path):
+def test_run_twice_in_one_kernel_it_gives_the_same_run(tmp_path):
     """The same seed gives the same losses and pictures to the last bit, whatever was run before."""
-    short = {'BasicAE': {'sizes': [3], 'size_epochs': 1}, 'EasyDAE': {},
-             'ConvDAE': {'dense_units': [5], 'distances': [2]}}
-    notebook = prepared(name, data_dir=str(cut_sample(tmp_path, 300, 50)), epochs=2, batch_size=60, **short[name])
+    notebook = prepared('ConvDAE', data_dir=str(cut_sample(tmp_path, 300, 50)), epochs=1, batch_size=60,
+                        dense_units=[5], distances=[2])
     count = len(notebook.cells)
     notebook.cells += copy.deepcopy(notebook.cells)
     run_in_kernel(notebook, tmp_path)
@@ -43,6 +36,7 @@ def test_run_twice_in_one_kernel_it_gives_the_same_run(name, tmp_path):
     np.testing.assert_equal(second, first)
 
 
+@pytest.mark.parametrize('name', NOTEBOOKS)
 def test_becomes_a_script_that_python_can_read(name):
     """As `jupyter nbconvert --to script` makes it, which takes the ending from the notebook's metadata."""
     script, resources = nbconvert.ScriptExporter().from_notebook_node(read_notebook(name))
@@ -53,8 +47,8 @@ def test_becomes_a_script_that_python_can_read(name):
 @pytest.mark.parametrize('name', NOISY)
 def test_noise_is_gaussian_with_the_given_factor_and_clipped(name):
     add_noise = cells_up_to(name, 'add_noise', data_dir=str(SAMPLE), noise_factor=0.3)['add_noise']
-    grey = np.full((500, 784), 0.5, 'float32')
-    noisy, again, other = (add_noise(grey, seed).numpy() for seed in ((3, 4), (3, 4), (3, 5)))
+    noisy, again, other = (add_noise(np.full((500, 784), 0.5, 'float32'), seed).numpy()
+                           for seed in ((3, 4), (3, 4), (3, 5)))
     np.testing.assert_array_equal(noisy, again)
     assert np.abs(np.corrcoef(noisy.ravel(), other.ravel())[0, 1]) < 0.01
     assert (noisy.min(), noisy.max()) == (0, 1)
@@ -69,14 +63,14 @@ def two_epochs(name):
                    for _ in range(2)]
 
 
+@pytest.mark.parametrize('name', NOTEBOOKS)
 def test_batches_hold_all_images_in_a_new_order(name):
     """The size of a batch stays open: where TensorFlow knows it, it may add up gradients in varying order."""
     space, epochs = two_epochs(name)
     assert space['train_batches'].element_spec[0].shape[0] is None
     sums = [np.concatenate([clean for _, clean in batches]).sum(axis=1) for batches in epochs]
-    for each in sums:
-        expected = np.reshape(space['train_images'], (-1, 784)).sum(axis=1) / 255
-        np.testing.assert_allclose(np.sort(each), np.sort(expected), rtol=1e-5)
+    expected = np.reshape(space['train_images'], (-1, 784)).sum(axis=1) / 255
+    np.testing.assert_allclose(np.sort(sums), [np.sort(expected)] * 2, rtol=1e-5)
     assert not np.array_equal(*sums)
 
 
@@ -87,13 +81,13 @@ def test_basicae_s_targets_are_its_inputs():
 
 @pytest.mark.parametrize('name', NOISY)
 def test_noise_is_new_in_each_batch(name):
-    batches = [batch for batches in two_epochs(name)[1] for batch in batches]
-    for number, (noisy, clean) in enumerate(batches[:9]):
-        for level in (0, 0.5, 0.9):
-            assert np.mean(noisy[clean == 0] <= level) == pytest.approx(NormalDist(0, 0.5).cdf(level), abs=0.01)
-        for other_noisy, other_clean in batches[:number]:
-            black = (clean == 0) & (other_clean == 0)
-            assert abs(np.corrcoef(noisy[black], other_noisy[black])[0, 1]) < 0.02
+    first, second = two_epochs(name)[1]
+    noisy, clean = first[0]
+    for level in (0, 0.5, 0.9):
+        assert np.mean(noisy[clean == 0] <= level) == pytest.approx(NormalDist(0, 0.5).cdf(level), abs=0.01)
+    for other_noisy, other_clean in (first[1], second[0]):    # the next, and the first of the next epoch
+        black = (clean == 0) & (other_clean == 0)
+        assert abs(np.corrcoef(noisy[black], other_noisy[black])[0, 1]) < 0.02
 
 
 def test_linear_maps_have_the_least_squared_difference(tmp_path):

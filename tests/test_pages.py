@@ -1,4 +1,5 @@
 """The pages, and JupyterLab itself, in a real browser: Chromium without a window, driven by Playwright."""
+import itertools
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from helpers import NOTEBOOKS, ROOT, SAMPLE, code_cells, read_notebook
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 CHROMIUM = next((path for path in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if path), None)
 PHONE, DESKTOP = {'width': 360, 'height': 640}, {'width': 1440, 'height': 900}
@@ -53,7 +54,7 @@ def test_page_is_open_to_all(page, size, scheme):
 def test_headings_are_in_order_and_links_lead_somewhere(page):
     headings = page.locator('h1, h2, h3, h4').evaluate_all('all => all.map(each => Number(each.tagName[1]))')
     assert headings.count(1) == headings[0] == 1
-    assert all(after <= before + 1 for before, after in zip(headings, headings[1:]))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(headings))
     assert page.locator('nav.contents a').count() == len(headings) - 1
     links = page.locator('a').evaluate_all('all => all.map(each => each.getAttribute("href"))')
     places = page.locator('[id]').evaluate_all('all => all.map(each => "#" + each.id)')
@@ -76,11 +77,13 @@ def test_jupyterlab_folds_the_plumbing_and_runs_all_cells(browser, tmp_path):
     for cell in cells.values():
         cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, tmp_path / 'EasyDAE.ipynb')
+    settings = tmp_path / 'lab' / 'user-settings' / '@jupyterlab' / 'notebook-extension' / 'tracker.jupyterlab-settings'
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"windowingMode": "none"}')    # also cells outside of the window are on the page
     with socket.create_server(('127.0.0.1', 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}',
-               '--IdentityProvider.token=', '--LabApp.news_url=None',
-               '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
+               '--IdentityProvider.token=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
     own = {**os.environ, 'JUPYTER_CONFIG_DIR': str(tmp_path), 'JUPYTER_RUNTIME_DIR': str(tmp_path / 'runtime')}
     with subprocess.Popen(command, cwd=tmp_path, env=own, stderr=subprocess.DEVNULL) as lab, ExitStack() as stack:
         stack.callback(lab.terminate)
@@ -90,9 +93,8 @@ def test_jupyterlab_folds_the_plumbing_and_runs_all_cells(browser, tmp_path):
         page = browser.new_page(viewport=DESKTOP)
         page.goto(f'http://127.0.0.1:{port}/lab/tree/EasyDAE.ipynb', timeout=60_000)
         page.locator('.jp-NotebookPanel-toolbar').get_by_text('Python 3').wait_for(timeout=60_000)
-        page.locator('.jp-CodeCell').nth(-1).wait_for(timeout=60_000)
-        assert [shown.locator('.jp-InputArea-editor').is_visible() for shown in page.locator('.jp-CodeCell').all()] == [
-            'hide-input' not in cell.metadata.get('tags', []) for cell in cells.values()]
+        folded = [cell for cell in cells.values() if 'hide-input' in cell.metadata.get('tags', [])]
+        expect(page.locator('.jp-CodeCell .jp-InputPlaceholder')).to_have_count(len(folded), timeout=60_000)
         page.get_by_role('menuitem', name='Run', exact=True).click()
         page.get_by_role('menuitem', name=re.compile('^Run All Cells')).click()
         failed = page.locator('[data-mime-type="application/vnd.jupyter.error"]')

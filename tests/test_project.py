@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import claims
 import compare
@@ -34,6 +35,12 @@ def test_links_and_targets_of_make_exist(document):
     assert [link for link in links if not ((ROOT / document).parent / link).exists()] == []
     targets = re.findall('^([a-z]+):', read('Makefile'), re.MULTILINE)
     assert set(re.findall('(?:`|^)make ([a-z]+)', read(document), re.MULTILINE)) <= set(targets)
+
+
+def test_no_archive_and_no_network_is_committed():
+    """MNIST would make a clone large, and is under a licence of its own."""
+    tracked = subprocess.run(['git', 'ls-files', '*ubyte*', '*.keras'], cwd=ROOT, capture_output=True, text=True).stdout
+    assert {Path(path).parent.name for path in tracked.split()} == {'sample'}
 
 
 def test_every_package_is_pinned():
