@@ -153,7 +153,8 @@ CLAIMS = [
         and [table('ConvDAE', 'cross-entropy')[each] for each in (CONV, 'dense 512')] == [test, dense_test])),
     ('ConvDAE.ipynb', 'it is far worse, # against # dB', lambda *both: (
         [*both] == [number for (number,) in said('ConvDAE', 'page', ': # dB')] and both[0] < both[1])),
-    ('README.md', "a step of ConvDAE takes # times as long in the original's loop (in the graph API of today's TensorFlow), "
+    ('README.md', "a step of ConvDAE takes # times as long in the original's loop (in the graph API of "
+     "today's TensorFlow), "
      '# times in plain Keras, and # times in PyTorch at its best, # times as PyTorch comes', lambda *times: (
         {f'{number:.2f}' for number in times} <= {side['times notebook'] for side in json.loads(
             (ROOT / 'benchmarks' / 'compare.json').read_text())['ConvDAE']['sides'].values()} and min(times) > 1)),
