@@ -38,7 +38,7 @@ TRAIN, TEST = 'train-images-idx3-ubyte.gz', 't10k-images-idx3-ubyte.gz'
 # Training images, and epochs that are measured: ConvDAE is slow, so it gets few batches, and the others all images.
 IMAGES = {'BasicAE': 60_000, 'EasyDAE': 60_000, 'ConvDAE': 16 * 128, 'batches': 3 * 512}
 EPOCHS = {'BasicAE': 2, 'EasyDAE': 2, 'ConvDAE': 1, 'batches': 1}
-DRAWING = {'look', 'noise', 'network', 'checkerboard', 'resize'}    # cells that only draw
+DRAWING = {'look', 'noise', 'network'}    # cells that only draw
 GRAPH = f"the original's loop, graph API of TensorFlow {importlib.metadata.version('tensorflow')}"
 # Has glibc's malloc keep freed memory, in place of handing it back and taking it anew, page by page, in each step.
 KEPT = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': '100000000000', 'MALLOC_TOP_PAD_': '536870912'}
