@@ -35,9 +35,10 @@ QUIET = 0.03    # share of the processors' time that other programs may take in 
 ARTICLE = {'BasicAE': {'hidden_units': 64, 'learning_rate': 0.001, 'original_learning_rate': 0.01},
            'EasyDAE': {'hidden_units': 32, 'learning_rate': 0.001, 'noise_factor': 0.5},
            'ConvDAE': {'learning_rate': 0.001, 'noise_factor': 0.5, 'fast': True, 'precision': 'float32'}}
-CELLS = {'BasicAE': ['model', 'compile', 'batches', 'measure', 'train', 'original'],    # those that are trained by
-         'EasyDAE': ['add_noise', 'model', 'compile', 'batches', 'measure', 'train'],
-         'ConvDAE': ['add_noise', 'encoder', 'decoder', 'faster', 'fast', 'compile', 'batches', 'measure', 'train']}
+USED = ['measure', 'reconstruct', 'train']
+CELLS = {'BasicAE': ['model', 'compile', 'batches', *USED, 'original'],    # those that are trained by
+         'EasyDAE': ['add_noise', 'model', 'compile', 'batches', *USED],
+         'ConvDAE': ['add_noise', 'encoder', 'decoder', 'faster', 'fast', 'compile', 'batches', *USED]}
 TRAINING = ['train', 'original', 'dense']
 BEFORE = ['setup', 'parameters', 'load_images', 'images', 'check', 'plot']    # needed, but no matter of the results
 
