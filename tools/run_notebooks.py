@@ -64,7 +64,6 @@ def run(name, notebook):
     except Exception as error:    # a cell has failed, the kernel has died, or you have interrupted it
         problem = str(error) or 'Interrupted.'
     code_cells['parameters'].source = parameters
-    notebook.metadata.language_info.pop('version', None)
     notebook.metadata = {**{key: notebook.metadata[key] for key in ('kernelspec', 'language_info')},
                          'executed_code_sha256': None if problem else code_digest(notebook)}
     return problem
