@@ -24,12 +24,11 @@ from statistics import median
 import nbformat
 import numpy as np
 import psutil
-from compare import ROOT, TEST, TRAIN, write
+from compare import QUIET, ROOT, TEST, TRAIN, busy, write
 
 ORIGINAL_LOSSES = ROOT / 'tests' / 'original_losses.json'    # of each epoch, as the notebooks of 2017 printed them
 NOISE_SEED = (2017, 0)    # of the test images, the same for all networks; no training uses it
 MEASURED = {1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 50, 65, 80, 100, 125, 150}    # after so many epochs
-QUIET = 0.03    # share of the processors' time that other programs may take in an epoch whose seconds count
 
 # What the article sets. Only the seed, the epochs and the size of a dense network differ from run to run.
 ARTICLE = {'BasicAE': {'hidden_units': 64, 'learning_rate': 0.001, 'original_learning_rate': 0.01},
@@ -126,13 +125,12 @@ def train(network, seed, folder):
     seconds, quiet = [], []
     process = psutil.Process()
 
-    def busy():
-        """Return the seconds that all programs, and this one, have kept the processors busy."""
-        times, own = psutil.cpu_times(), process.cpu_times()
-        return sum(times) - times.idle - getattr(times, 'iowait', 0), own.user + own.system
+    def clocks():
+        """Return seconds on a clock, and those that all programs, and this one, have kept the processors busy."""
+        return np.array([time.perf_counter(), busy(), sum(process.cpu_times()[:2])])
 
     def measure(model):
-        """Return the figures of merit of a model for all test images."""
+        """Return the measures of quality of a model for all test images."""
         test_images = space['test_images']
         given = test_images if network.notebook == 'BasicAE' else space['add_noise'](test_images, NOISE_SEED).numpy()
         images = space['reconstruct'](model, given)
@@ -151,11 +149,10 @@ def train(network, seed, folder):
                 """Takes the place of what shows the loss: records, measures, and counts seconds."""
 
                 def on_epoch_begin(self, epoch, logs=None):
-                    self.start, self.busy = time.perf_counter(), busy()
+                    self.start = clocks()
 
                 def on_epoch_end(self, epoch, logs=None):
-                    passed = time.perf_counter() - self.start
-                    everything, own = (after - before for after, before in zip(busy(), self.busy))
+                    passed, everything, own = clocks() - self.start
                     run['losses'].append(round(logs['loss'], 5))
                     seconds.append(passed)
                     quiet.append(everything - own < QUIET * passed * psutil.cpu_count())

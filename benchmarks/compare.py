@@ -1,11 +1,12 @@
 """Measure how fast the notebooks train, beside other ways to train the same networks.
 
-    .venv/bin/python benchmarks/compare.py              everything, about 15 minutes on two cores
+    .venv/bin/python benchmarks/compare.py              everything, about 25 minutes on two cores
     .venv/bin/python benchmarks/compare.py EasyDAE      one network; the others keep their numbers
     .venv/bin/python benchmarks/compare.py batches      ConvDAE with batches of 32, 128 and 512 images
 
 Each side has a process of its own, a Jupyter kernel; they take turns, in an order drawn at random in each round. A turn
-trains twice, for more and for fewer epochs; only the difference counts, so starting up and building graphs do not.
+trains for fewer and for more epochs, after one that warms up; only the difference counts, so starting does not. A turn
+in which other programs kept the processors busy is made again.
 After each network the record is written: an interruption loses no other. Prints the tables of benchmarks/README.md.
 Without PyTorch its rows stay as they are recorded. Close what else keeps the machine busy.
 """
@@ -28,16 +29,18 @@ from statistics import median
 
 import nbformat
 import numpy as np
+import psutil
 from nbclient import NotebookClient
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ('BasicAE', 'EasyDAE', 'ConvDAE')
 LEARNING_RATE, NOISE_FACTOR = 0.001, 0.5
+QUIET = 0.03    # share of the processors' time that other programs may take where seconds count
 TRAIN, TEST = 'train-images-idx3-ubyte.gz', 't10k-images-idx3-ubyte.gz'
 # Training images, and epochs that are measured: ConvDAE is slow, so it gets few batches, and the others all images.
 IMAGES = {'BasicAE': 60_000, 'EasyDAE': 60_000, 'ConvDAE': 16 * 128, 'batches': 3 * 512}
-EPOCHS = {'BasicAE': 2, 'EasyDAE': 2, 'ConvDAE': 1, 'batches': 1}
+EPOCHS = {'BasicAE': 2, 'EasyDAE': 2, 'ConvDAE': 2, 'batches': 2}
 DRAWING = {'look', 'noise', 'network'}    # cells that only draw
 GRAPH = f"the original's loop, graph API of TensorFlow {importlib.metadata.version('tensorflow')}"
 # Has glibc's malloc keep freed memory, in place of handing it back and taking it anew, page by page, in each step.
@@ -114,63 +117,30 @@ def original(name, folder, batch_size=128, threads=0):
         yield
 
 
-def pytorch(name, folder, batch_size=128, threads=0, fused=None, compiled=False, precision='float32'):
-    """Train with PyTorch, an epoch at each next(): images in memory, convolutions in channels_last.
-
-    threads: 0, the default. compiled: the whole step but for the noise, which compiled code draws more slowly.
-    """
-    import torch
-    from torch import nn
-    torch.set_num_threads(threads or torch.get_num_threads())
-    images = torch.from_numpy(read_pixels(Path(folder, TRAIN)) / np.float32(255))
-    if name == 'ConvDAE':
-        images = images.reshape(-1, 1, 28, 28).contiguous(memory_format=torch.channels_last)
-        stack = []
-        for before, after in ((1, 64), (64, 64), (64, 32)):
-            stack += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
-        for side, before, after in ((7, 32, 32), (14, 32, 64), (28, 64, 64)):
-            stack += [nn.Upsample((side, side)), nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
-        model = nn.Sequential(*stack, nn.Conv2d(64, 1, 3, padding=1)).to(memory_format=torch.channels_last)
-    else:
-        units = 64 if name == 'BasicAE' else 32
-        model = nn.Sequential(nn.Linear(784, units), nn.ReLU(), nn.Linear(units, 784))
-    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=fused)
-
-    def step(noisy, clean):
-        optimizer.zero_grad()
-        with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bfloat16'):
-            logits = model(noisy)
-        nn.functional.binary_cross_entropy_with_logits(logits.float(), clean).backward()
-        optimizer.step()
-
-    step = torch.compile(step) if compiled else step
-    while True:
-        order = torch.randperm(len(images))[:len(images) // batch_size * batch_size]
-        for indices in order.split(batch_size):
-            clean = noisy = images[indices]
-            if name != 'BasicAE':
-                noisy = (clean + NOISE_FACTOR * torch.randn_like(clean)).clamp(0, 1)
-            step(noisy, clean)
-        yield
-
-
 OPTIONS = {'one thread': {'threads': 1}, 'fused Adam': {'fused': True}, '`torch.compile`': {'compiled': True},
-           '`fast = False`': {'fast': False}, 'bfloat16': {'precision': 'bfloat16'},
+           'rewritten': {'rewritten': True}, '`fast = False`': {'fast': False}, 'bfloat16': {'precision': 'bfloat16'},
            **{f'batches of {size}': {'batch_size': size} for size in (32, 128, 512)}}
-BEST, SINGLE = 'PyTorch, fused Adam, pages kept', 'PyTorch, fused Adam, one thread'
-DENSE = ['notebook', GRAPH, f'{GRAPH}, one thread', 'PyTorch, as it comes', SINGLE, f'{SINGLE}, `torch.compile`']
+PLAIN, FUSED = 'PyTorch, as it comes', 'PyTorch, fused Adam'
+BEST, SINGLE = f'{FUSED}, pages kept', f'{FUSED}, one thread'
+DENSE = ['notebook', GRAPH, f'{GRAPH}, one thread', PLAIN, FUSED, SINGLE, f'{SINGLE}, `torch.compile`']
 SIDES = {'BasicAE': DENSE, 'EasyDAE': DENSE, 'ConvDAE': [
-    'notebook', 'notebook, `fast = False`', 'notebook, bfloat16', GRAPH, 'PyTorch, as it comes', BEST,
-    f'{BEST}, `torch.compile`', f'{BEST}, bfloat16'], 'batches': [
-        f'{side}, batches of {size}' for size in (32, 128, 512) for side in ('notebook', BEST)]}
+    'notebook', 'notebook, pages kept', 'notebook, `fast = False`', 'notebook, bfloat16', GRAPH, PLAIN, BEST,
+    f'{BEST}, `torch.compile`', f'{BEST}, bfloat16', f'{BEST}, rewritten', f'{BEST}, rewritten, bfloat16'], 'batches': [
+        f'{side}, batches of {size}' for size in (32, 128, 512) for side in ('notebook', 'notebook, pages kept', BEST)]}
 
 
 def usage():
-    """Print of this process: seconds on a clock, minor page faults, peak memory in KiB, threads inside an operation."""
+    """Print of this process: seconds on a clock and of processors, minor page faults, peak KiB, threads inside."""
     tensorflow, torch, used = *map(sys.modules.get, ('tensorflow', 'torch')), resource.getrusage(resource.RUSAGE_SELF)
     threads = (tensorflow.config.threading.get_intra_op_parallelism_threads() if tensorflow else
                torch.get_num_threads()) or os.cpu_count()
-    print([time.perf_counter(), used.ru_minflt, used.ru_maxrss, threads])
+    print([time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_minflt, used.ru_maxrss, threads])
+
+
+def busy():
+    """Return the seconds that all programs have kept the processors busy."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, 'iowait', 0)
 
 
 def start(stack, name, side, folder):
@@ -179,8 +149,9 @@ def start(stack, name, side, folder):
     if side.startswith('notebook'):
         *before, cell = training_cells(name, data_dir=folder, **options).values()
     else:
-        function = 'pytorch' if side.startswith('PyTorch') else 'original'
-        before = [f'train = compare.{function}({name!r}, {folder!r}, **{options!r})\nnext(train)']
+        function = 'in_pytorch.train' if side.startswith('PyTorch') else 'compare.original'
+        before = [f'import {function.split(".")[0]}', f'train = {function}({name!r}, {folder!r}, **{options!r})',
+                  'next(train)']
         cell = 'for _ in range(epochs):\n    next(train)'
     kernel = Kernel(stack, **(KEPT if 'pages kept' in side else {}))
     for each in ('import sys\nsys.path.insert(0, "benchmarks")\nimport compare', *before):
@@ -189,10 +160,23 @@ def start(stack, name, side, folder):
 
 
 def measure(kernel, cell, epochs):
-    """Train a side for so many epochs more; return an array: the seconds that it took, and its minor page faults."""
+    """Train a side for so many epochs more; return seconds on a clock and of processors, and minor page faults."""
     kernel.run(f'epochs = {epochs} + len(globals().get("losses", []))')    # a notebook goes on where it stopped
     before, _, after = (kernel.run(each) for each in ('compare.usage()', cell, 'compare.usage()'))
-    return np.subtract(json.loads(after), json.loads(before))[:2]
+    return np.subtract(json.loads(after), json.loads(before))[:3]
+
+
+def take_turn(kernel, cell, epochs):
+    """Return what so many epochs of a side take, as an array; again where others were at work, at most five times."""
+    for _ in range(5):
+        measure(kernel, cell, 1)    # other sides have had caches and threads
+        start = np.array([time.perf_counter() * os.cpu_count(), busy()])
+        less, more = (measure(kernel, cell, count) for count in (1, 1 + epochs))
+        all_time, all_busy = np.array([time.perf_counter() * os.cpu_count(), busy()]) - start
+        if all_busy - less[1] - more[1] < QUIET * all_time:
+            break
+        print('    others were at work', flush=True)
+    return more - less
 
 
 def compare(group, data, rounds):
@@ -211,19 +195,21 @@ def compare(group, data, rounds):
         for turn in range(rounds):
             for side in random.sample([*kernels], len(kernels)):
                 kernel, cell, size = kernels[side]
-                less, more = (measure(kernel, cell, epochs) for epochs in (1, 1 + EPOCHS[group]))
-                measured.setdefault(side, []).append((more - less) / (images // size * EPOCHS[group]))
+                steps = images // size * EPOCHS[group]
+                measured.setdefault(side, []).append(take_turn(kernel, cell, EPOCHS[group]) / steps)
                 print(f'{group}, round {turn + 1}, {side}: {1000 * measured[side][-1][0]:.2f} ms', flush=True)
         for side, (kernel, _, size) in kernels.items():
             ours = next(each for each in kernels    # the notebook as it comes, of the same precision and batch size
                         if kernels[each][2] == size and ('bfloat16' in each) == ('bfloat16' in side))
-            ours, values = ([round(1000 * seconds, 2) for seconds, _ in measured[each]] for each in (ours, side))
-            level = ours != values and min(values) <= max(ours) and min(ours) <= max(values)
+            seconds, processor, faults = np.transpose(measured[side])
+            ratios = seconds / np.transpose(measured[ours])[0]    # of the turns in the same round
+            level = ours != side and min(ratios) <= 1 <= max(ratios)
             *_, peak, threads = json.loads(kernel.run('compare.usage()'))
-            sides[side] = {'date': today, 'batch size': size, 'threads': threads, 'ms per step': values,
-                           'times notebook': 'level' if level else f'{median(values) / median(ours):.2f}',
-                           'page faults per step': max(0, round(median(faults for _, faults in measured[side]))),
-                           'peak memory MB': round(peak / 1024)}
+            sides[side] = {'date': today, 'batch size': size, 'threads': threads,
+                           'cores busy': round(median(processor / seconds), 1),
+                           'ms per step': [round(1000 * each, 2) for each in seconds],
+                           'times notebook': 'level' if level else f'{median(ratios):.2f}',
+                           'page faults per step': max(0, round(median(faults))), 'peak memory MB': round(peak / 1024)}
     cpu = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
     cpu = cpu.partition('model name')[2].partition('\n')[0].strip('\t :')
     return {'date': today, 'processor': cpu or platform.machine(), 'cores': os.cpu_count(), 'rounds': rounds,
@@ -237,16 +223,17 @@ def table(record):
         versions = ', '.join(f'{package} {version}' for package, version in run['versions'].items())
         lines += [f'**{group}**, {run["date"]}, {run["processor"]}, {run["cores"]} cores, {versions}; '
                   f'{run["rounds"]} rounds with {run["images"]:,} images:', '',
-                  '| trained by | threads | ms a step: median (least to most) | images a second | times notebook '
-                  '| page faults a step | peak memory, MB |', '|' + ' --- |' * 7]
+                  '| trained by | threads | cores busy | ms a step: median (least to most) | images a second '
+                  '| times notebook | page faults a step | peak memory, MB |', '|' + ' --- |' * 8]
         for size, middle, side in sorted((result['batch size'], median(result['ms per step']), side)
                                          for side, result in run['sides'].items()):
             result, digits = run['sides'][side], 0 if middle >= 10 else 2
             least, most = min(result['ms per step']), max(result['ms per step'])
             date = f' (of {result["date"]})' if result['date'] != run['date'] else ''
-            lines.append(f'| {side}{date} | {result["threads"]} | {middle:.{digits}f} ({least:.{digits}f} to '
-                         f'{most:.{digits}f}) | {1000 * size / middle:,.0f} | {result["times notebook"]} '
-                         f'| {result["page faults per step"]:,} | {result["peak memory MB"]:,} |')
+            lines.append(f'| {side}{date} | {result["threads"]} | {result["cores busy"]} | {middle:.{digits}f} '
+                         f'({least:.{digits}f} to {most:.{digits}f}) | {1000 * size / middle:,.0f} '
+                         f'| {result["times notebook"]} | {result["page faults per step"]:,} '
+                         f'| {result["peak memory MB"]:,} |')
         lines.append('')
     return '\n'.join(lines[:-1])
 

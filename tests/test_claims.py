@@ -8,6 +8,7 @@ import json
 import re
 from statistics import median
 
+import numpy as np
 import pytest
 from helpers import NOTEBOOKS, ROOT, code_cells, pictures, printed, read_notebook
 
@@ -44,7 +45,7 @@ def record():
 
 
 def after(epochs, network, measure='psnr'):
-    """Return a figure of merit of a network of the record after so many epochs: a value for each seed that has it."""
+    """Return a measure of quality of a network in the record after so many epochs: a value for each seed."""
     runs = record()[network]['runs'].values()
     return [run['measures'][str(epochs)][measure] for run in runs if str(epochs) in run['measures']]
 
@@ -96,11 +97,21 @@ def said(name, cell_id, sentence):
 
 
 COLUMNS = {'cross-entropy': -1, 'PSNR (dB)': 1, 'SSIM': 1}    # 1 where more is better
-EASY, LINEAR, NARROW = 'EasyDAE, 32 numbers', 'linear map', 'linear map, 32 numbers'    # rows of EasyDAE's table
+EASY, LINEAR, NARROW = 'EasyDAE, 32 numbers', 'full linear map', 'linear map, 32 numbers'    # rows of EasyDAE's table
 SQUARED, CONV, DENSE = 'EasyDAE, squared error', 'convolutional', ('dense 32', 'dense 76', 'dense 512')
+AT_HIGH_RATE = [(run['dead units at 0.01'], run['losses at 0.01'][-1]) for run in record()['BasicAE']['runs'].values()]
 CLAIMS = [
     ('BasicAE.ipynb', 'in the original (# at the end; here #); at 0.001 it ends at #', lambda original, high, low: (
         said('BasicAE', 'curve', ': # at the end') == [(original,), (low,), (high,)] and original > high > low)),
+    ('BasicAE.ipynb', "# to # units died, and the loss ended between # and #, with the original's # between",
+     lambda *ends: (
+        sum((lowest_highest(each, 4) for each in zip(*AT_HIGH_RATE)), ()) == ends[:4] and len(AT_HIGH_RATE) == 5
+        and ends[2] < ends[4] < ends[3] and ends[4:] in said('BasicAE', 'curve', ': # at the end'))),
+    ('BasicAE.ipynb', 'The loss follows their number', lambda: (
+        [loss for _, loss in sorted(AT_HIGH_RATE)] == sorted(loss for _, loss in AT_HIGH_RATE))),
+    ('BasicAE.ipynb', 'At 0.001 it ended at # or #', lambda *ends: lowest_highest(losses('BasicAE', 20), 4) == ends),
+    ('BasicAE.ipynb', 'the least that is possible, #,', lambda least: (
+        said('BasicAE', 'compile', 'images: #') == [(least,)])),
     ('BasicAE.ipynb', 'the autoencoder is ahead of PCA from # to #', lambda least, most: all(
         (ours > pca) == (least <= size <= most)
         for size, ours, pca in said('BasicAE', 'size_curve', '# numbers: autoencoder # dB, PCA # dB'))),
@@ -121,8 +132,13 @@ CLAIMS = [
         and ends[1] < psnr('EasyDAE', LINEAR)[0])),
     ('EasyDAE.ipynb', 'the linear map falls to # dB, below the network in every column', lambda *narrow: (
         psnr('EasyDAE', NARROW) == narrow and ahead_in('EasyDAE', EASY, NARROW) == {*COLUMNS})),
+    ('EasyDAE.ipynb', 'the narrow place costs # dB and the network wins back #', lambda *both: (
+        tuple(np.round(np.subtract(psnr('EasyDAE', LINEAR, EASY), psnr('EasyDAE', NARROW)), 1)) == both)),
     ('EasyDAE.ipynb', 'was # on the training images; on the test images it is #', lambda train, test: (
         said('EasyDAE', 'train', 'loss #')[-1] == (train,) and table('EasyDAE', 'cross-entropy')[EASY] == test)),
+    ('ConvDAE.ipynb', ' + '.join(['# x #'] * 9) + ', and the bias #, make #', lambda *numbers: (
+        said('ConvDAE', 'filters', '#') == [(each,) for each in (*numbers[:18:2], *numbers[1:18:2], *numbers[18:])]
+        and abs(np.dot(numbers[:18:2], numbers[1:18:2]) + numbers[18] - numbers[19]) < 0.01)),
     ('ConvDAE.ipynb', "ends at #, that of the original's one run at #", lambda ours, original: (
         said('ConvDAE', 'curve', ': # at the end') == [(original,), (ours,)])),
     ('ConvDAE.ipynb', 'With two seeds ours ended at # and #, one on each side', lambda *ends: (
