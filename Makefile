@@ -5,12 +5,12 @@
 # make pages        renew notebooks/*.html after a change of text, without running anything
 # make lint         check the style of code and notebooks
 # make constraints  renew constraints.txt: the newest versions of all packages that go with the requirements
-# make clean        remove what the other targets made (never your data or your ConvDAE.keras)
+# make clean        remove .venv, build/ and the caches (never your data, or a ConvDAE.keras outside of build/)
 # make help         show these lines
 
 BIN := .venv/bin
 
-# TensorFlow has packages for these Pythons alone; ensurepip, which venv needs, is a package of its own in Debian.
+# The pinned packages are for these Pythons alone; ensurepip, which venv needs, is a package of its own in Debian.
 FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 # The first that fits, or else the last. Each is run: with pyenv there are names on the path under which nothing runs.
@@ -29,7 +29,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: .venv/installed
-	$(BIN)/jupyter lab
+	$(BIN)/python -m jupyterlab
 
 refresh: .venv/installed
 	$(BIN)/python tools/run_notebooks.py --in-place
@@ -40,9 +40,9 @@ pages: .venv/installed
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 
-# One version of each for all three Pythons and every system. Not in .venv: old constraints can keep it from being made.
+# One version of each for all three Pythons and every system that TensorFlow has packages for. Not in .venv: old constraints can keep it from being made.
 constraints:
-	$(PYTHON) -m venv build/uv
+	"$(PYTHON)" -m venv --clear build/uv
 	build/uv/bin/python -m pip install --quiet uv==0.13.9
 	build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --upgrade \
 	    --annotation-style line --custom-compile-command 'make constraints' \
@@ -55,8 +55,8 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 
 .venv/installed: requirements.txt constraints.txt
-	@$(SOUND) || if $(PYTHON) -c '$(FITS)' 2> /dev/null; then $(PYTHON) -m venv --clear .venv; else \
-	    echo '$(PYTHON) is not Python 3.11, 3.12 or 3.13 with venv, for which TensorFlow has packages:' \
+	@$(SOUND) || if "$(PYTHON)" -c '$(FITS)' 2> /dev/null; then "$(PYTHON)" -m venv --clear .venv; else \
+	    echo '$(PYTHON) is not Python 3.11, 3.12 or 3.13 with venv, for which the packages are pinned:' \
 	    'install one, or name one that you have: make PYTHON=/path/to/python3.13' >&2; exit 1; fi
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	touch $@

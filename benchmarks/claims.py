@@ -84,7 +84,7 @@ class Network:
     def digest(self):
         """Return the SHA-256 of the code that the results depend on, without what only describes, prints or follows."""
         trees = [Bare().visit(ast.parse(source)) for cell_id, source in self.cells().items() if cell_id not in BEFORE]
-        return hashlib.sha256('\n'.join(map(ast.dump, trees)).encode()).hexdigest()
+        return hashlib.sha256('\n'.join(map(ast.unparse, trees)).encode()).hexdigest()
 
     def parameters(self, seed):
         """Return the parameters of a run."""
@@ -288,21 +288,21 @@ def main():
         content = gzip.decompress((arguments.data / file).read_bytes())
         if hashlib.sha256(content).hexdigest() not in STUDY['convolutional'].cells()['load_images']:
             parser.error(f'{file} in {arguments.data} is not that of MNIST, on which the claims are tested')
-    for name in names:
-        if record.get(name, {}).get('cells') != STUDY[name].digest():
-            record[name] = {'cells': STUDY[name].digest(), 'runs': {}}
+    today = {name: record[name] if record.get(name, {}).get('cells') == STUDY[name].digest() else
+             {'cells': STUDY[name].digest(), 'runs': {}} for name in names}
     for name in names:
         for seed, epochs in STUDY[name].seeds.items():
-            if str(seed) in record[name]['runs']:
+            if str(seed) in today[name]['runs']:
                 print(f'{name}, seed {seed}: recorded', flush=True)
                 continue
-            print(f'{name}, seed {seed}: training for {epochs} epochs; {seconds_left(record, names) / 60:.0f} minutes '
+            print(f'{name}, seed {seed}: training for {epochs} epochs; {seconds_left(today, names) / 60:.0f} minutes '
                   'left for all', flush=True)
             with multiprocessing.get_context('spawn').Pool(1) as pool:    # which gives all its memory back
                 about, run = pool.apply(train_apart, [name, seed, str(arguments.data.resolve())])
             versions = {package: importlib.metadata.version(package) for package in ('tensorflow', 'keras')}
-            record[name] |= about
-            record[name]['runs'][str(seed)] = {**run, **versions, 'date': datetime.date.today().isoformat()}
+            today[name] |= about
+            today[name]['runs'][str(seed)] = {**run, **versions, 'date': datetime.date.today().isoformat()}
+            record |= {name: today[name]}    # in place of runs of other cells, now that there is one
             record = {name: record[name] for name in STUDY if name in record}
             write(arguments.output, record)
     print('', tables(record), sep='\n')

@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -41,7 +40,7 @@ TRAIN, TEST = 'train-images-idx3-ubyte.gz', 't10k-images-idx3-ubyte.gz'
 # Training images, and epochs that are measured: ConvDAE is slow, so it gets few batches, and the others all images.
 IMAGES = {'BasicAE': 60_000, 'EasyDAE': 60_000, 'ConvDAE': 16 * 128, 'batches': 3 * 512}
 EPOCHS = {'BasicAE': 2, 'EasyDAE': 2, 'ConvDAE': 2, 'batches': 2}
-DRAWING = {'look', 'noise', 'network'}    # cells that only draw
+DRAWING = {'look', 'noise'}    # cells that only draw
 GRAPH = f"the original's loop, graph API of TensorFlow {importlib.metadata.version('tensorflow')}"
 # Has glibc's malloc keep freed memory, in place of handing it back and taking it anew, page by page, in each step.
 KEPT = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': '100000000000', 'MALLOC_TOP_PAD_': '536870912'}
@@ -131,6 +130,8 @@ SIDES = {'BasicAE': DENSE, 'EasyDAE': DENSE, 'ConvDAE': [
 
 def usage():
     """Print of this process: seconds on a clock and of processors, minor page faults, peak KiB, threads inside."""
+    import resource    # not at the top: Windows does not have it
+
     tensorflow, torch, used = *map(sys.modules.get, ('tensorflow', 'torch')), resource.getrusage(resource.RUSAGE_SELF)
     threads = (tensorflow.config.threading.get_intra_op_parallelism_threads() if tensorflow else
                torch.get_num_threads()) or os.cpu_count()
