@@ -130,7 +130,7 @@ SIDES = {'BasicAE': DENSE, 'EasyDAE': DENSE, 'ConvDAE': [
 
 def usage():
     """Print of this process: seconds on a clock and of processors, minor page faults, peak KiB, threads inside."""
-    import resource    # not at the top: Windows does not have it
+    import resource  # not at the top: Windows does not have it
 
     tensorflow, torch, used = *map(sys.modules.get, ('tensorflow', 'torch')), resource.getrusage(resource.RUSAGE_SELF)
     threads = (tensorflow.config.threading.get_intra_op_parallelism_threads() if tensorflow else
