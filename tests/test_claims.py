@@ -145,8 +145,8 @@ CLAIMS = [
         said('ConvDAE', 'curve', ': # at the end') == [(original,), (ours,)])),
     ('ConvDAE.ipynb', 'with five seeds ours ended between # and #', lambda *ends: (
         lowest_highest(losses(CONV, 10), 4) == ends and len(losses(CONV, 10)) == 5 and ends[0] < 0.0996 < ends[1])),
-    ('ConvDAE.ipynb', 'clean test images # per mille is of this kind, in images that this network has denoised # to #, and '
-     'with transposed convolutions in its decoder # to #: a little more, but far less than', lambda clean, *ends: (
+    ('ConvDAE.ipynb', 'clean test images # per mille is of this kind, in images that this network has denoised # to #, '
+     'and with transposed convolutions in its decoder # to #: a little more, but far less than', lambda clean, *ends: (
         lowest_highest(PATTERN[CONV], 2) + lowest_highest(PATTERN[TRANSPOSED], 2) == ends
         and round(record()[CONV]['highest frequencies of clean images'], 2) == clean > 2 * ends[-1]
         and ahead(PATTERN[TRANSPOSED], PATTERN[CONV]))),
