@@ -59,8 +59,7 @@ def test_a_data_dir_without_both_files_is_named_and_neither_filled_nor_made(data
 
 def test_without_files_and_network_the_sample_is_used(load, capsys):
     load('MNIST_data')
-    assert re.search(r'\nNo MNIST in MNIST_data and no download \(.+\): on to the sample in MNIST_data/sample\.\n'
-                     '4,000 training images and 1,000 test images from MNIST_data/sample\n$', capsys.readouterr().out)
+    assert re.search(r'No MNIST in .* and no download \(.+\): on to the sample .*\n4,000 ', capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(('content', 'reason'), [
