@@ -1,1 +1,2 @@
+"""Settings of kernels in tests."""
 c.HistoryManager.enabled = False  # noqa: F821
