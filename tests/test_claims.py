@@ -109,7 +109,7 @@ CLAIMS = [
      lambda *ends: (
         sum((lowest_highest(each, 4) for each in zip(*AT_HIGH_RATE)), ()) == ends[:4] and len(AT_HIGH_RATE) == 5
         and ends[2] < ends[4] < ends[3] and ends[4:] in said('BasicAE', 'curve', ': # at the end'))),
-    ('BasicAE.ipynb', 'The loss follows their number', lambda: (
+    ('BasicAE.ipynb', 'the loss follows their number', lambda: (
         [loss for _, loss in sorted(AT_HIGH_RATE)] == sorted(loss for _, loss in AT_HIGH_RATE))),
     ('BasicAE.ipynb', 'At 0.001 it ended at # or #', lambda *ends: lowest_highest(losses('BasicAE', 20), 4) == ends),
     ('BasicAE.ipynb', 'the least that is possible, #,', lambda least: (
