@@ -43,6 +43,12 @@ def test_page_is_open_to_all(page, size, scheme):
             if each['impact'] != 'minor'] == []
 
 
+def test_no_line_of_code_is_longer_than_its_box(page):
+    page.set_viewport_size({'width': 1100, 'height': 900})
+    page.locator('details').evaluate_all('all => all.forEach(each => { each.open = true })')
+    assert not page.locator('main .code').evaluate_all(SCROLL)
+
+
 def test_links_lead_somewhere(page):
     links = page.locator('a').evaluate_all('all => all.map(each => each.getAttribute("href"))')
     places = page.locator('[id]').evaluate_all('all => all.map(each => "#" + each.id)')

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import claims
 import compare
+import nbconvert
 import nbformat
 import pytest
 from helpers import NOTEBOOKS, ROOT, SAMPLE, assert_clean, code_cells, pictures, printed, read_notebook
@@ -96,6 +97,11 @@ def test_plumbing_is_folded_and_the_rest_fits_on_a_screen(name):
     assert [cell.id for cell in folded if not re.match('# [A-Z]', cell.source)] == []
     assert [cell.id for cell in cells if cell not in folded and cell.source.count('\n') >= 40] == []
     assert [cell.id for cell in cells if cell not in folded and re.search('.{101}', cell.source)] == []
+
+
+def test_becomes_a_script_of_python(name):
+    """As `jupyter nbconvert --to script` makes it, which takes the ending from the notebook's metadata."""
+    assert nbconvert.ScriptExporter().from_notebook_node(read_notebook(name))[1]['output_extension'] == '.py'
 
 
 def test_what_notebooks_share_is_the_same():
