@@ -108,8 +108,8 @@ def test_what_notebooks_share_is_the_same():
     """Who knows one notebook knows the others, and a fault corrected in one is corrected in all."""
     basic, easy, conv = ({cell_id: cell.source for cell_id, cell in code_cells(read_notebook(name)).items()}
                          for name in NOTEBOOKS)
-    for one, other, ids in ((basic, easy, ('setup', 'load_images', 'images', 'plot', 'look', 'train', 'measure')),
-                            (easy, conv, ('load_images', 'add_noise', 'batches', 'measure'))):
+    for one, other, ids in ((basic, easy, ('setup', 'load_images', 'images', 'plot', 'train', 'measure')),
+                            (easy, conv, ('load_images', 'add_noise', 'batches', 'measure', 'reconstruct'))):
         assert [cell_id for cell_id in ids if one[cell_id] != other[cell_id]] == []
     for part in ('^for name, limit in .*?\n    globals.*?$', '^def settings.*'):
         assert len({re.search(part, each['check'], re.DOTALL | re.MULTILINE)[0] for each in (basic, easy, conv)}) == 1
