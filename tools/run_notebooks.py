@@ -77,12 +77,12 @@ def pictures(notebook, cell_id):
 
 
 def page_of(name, notebook):
-    """Return a notebook as an HTML page, with links to the other pages in place of the other notebooks."""
+    """Return a notebook as an HTML page in a folder of the project, with links to pages in place of notebooks."""
     notebook = copy.deepcopy(notebook)
     headings = []    # level and text of each but the title
     for cell in notebook.cells:
         if cell.cell_type == 'markdown':
-            cell.source = cell.source.replace('.ipynb)', '.html)')
+            cell.source = cell.source.replace('.ipynb)', '.html)').replace('](benchmarks/', '](../benchmarks/')
             headings += re.findall('^(##+) (.*)$', cell.source.replace('`', ''), re.MULTILINE)
     notebook.metadata |= {'name': name, 'pages': NOTEBOOKS, 'headings': headings}
     exporter = HTMLExporter(template_name='page', extra_template_basedirs=[str(ROOT / 'tools')])
