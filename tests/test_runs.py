@@ -123,7 +123,8 @@ def test_loss_curve_shows_the_original_s_and_names_all_that_differs(run):
 def test_rows_show_what_the_networks_make_of_the_very_digits_above(run):
     """In all figures. The original drew noisy digits and fed clean ones."""
     count, shown = 0, TEST_IMAGES[OTHER['shown']]
-    for drawn in (figure['rows'] for figure in run.figures.values()):
+    for figure in run.figures.values():
+        drawn = {re.sub(r',\n[\d.]+ dB$', '', label): images for label, images in figure['rows'].items()}
         fed = [drawn[above] for above in ('noisy', 'noise alone', 'original') if above in drawn]
         for label in run.networks.keys() & drawn.keys() if fed else ():
             np.testing.assert_allclose(drawn[label], rebuild(run.networks[label], fed[0]), atol=1e-4)

@@ -84,7 +84,8 @@ def table(notebook):
 
 def test_after_a_stopped_training_the_rest_shows_what_was_trained_so_far(conv):
     assert table(conv.rest) == {'convolutional': '1', 'dense 5': '3', 'dense 6': '3'}
-    assert [*figures(conv.rest)['The same noisy digits, denoised in 3 ways']['rows']][2:] == [*table(conv.rest)]
+    rows = [*figures(conv.rest)['The same noisy digits, denoised in 3 ways']['rows']][2:]
+    assert [row.split(',')[0] for row in rows] == [*table(conv.rest)]
 
 
 def test_a_stopped_training_is_gone_on_with(conv):
