@@ -19,9 +19,8 @@ def rewrite(stack):
                 sums = torch.einsum('ay,bx,oiyx->ioab', MEET, MEET, convolution.weight)
                 images = functional.conv_transpose2d(images, sums, convolution.bias, stride=2, padding=1)
             elif isinstance(layer, nn.Conv2d) and not following:    # to one channel: products, then their sums
-                products = layer.weight.permute(2, 3, 0, 1).reshape(9, layer.in_channels, 1, 1)
-                images = functional.conv2d(functional.conv2d(images, products), torch.eye(9).reshape(1, 9, 3, 3),
-                                           layer.bias, padding=1)
+                products = (images.permute(0, 2, 3, 1) @ layer.weight[0].flatten(1)).permute(0, 3, 1, 2)
+                images = functional.conv2d(products, torch.eye(9).reshape(1, 9, 3, 3), layer.bias, padding=1)
             elif isinstance(layer, nn.ReLU) and following and isinstance(following[0], nn.MaxPool2d):
                 images = layer(layers.pop(0)(images))
             else:
