@@ -71,6 +71,7 @@ KINDS = {    # a picture, and the least correlation of what a person would call 
     'shadowed.jpg': (draw(light=np.linspace(1, 0.4, 800)), 0.8),
     'white on transparent.png': (draw(ink=(255, 255, 255, 255), paper=(255, 255, 255, 0)), 0.9),
     'red on blue.png': (draw(ink=(205, 40, 45), paper=(60, 95, 150)), 0.9),
+    '16 bits.png': (Image.fromarray(np.array(draw().convert('L'), 'uint16') * 250), 0.9),
     'thin and large.jpg': (draw(size=(1500, 2000), width=8), 0.6),
 }
 
