@@ -5,7 +5,7 @@
 # make pages        renew notebooks/*.html after a change of text, without running anything
 # make lint         check the style of code and notebooks
 # make constraints  renew constraints.txt: the newest versions of all packages that go with the requirements
-# make clean        remove .venv, build/ and the caches (never your data, or a ConvDAE.keras outside of build/)
+# make clean        remove .venv, build/ and the caches of pytest and ruff (never your data, or a ConvDAE.keras outside of build/)
 # make help         show these lines
 
 BIN := .venv/bin

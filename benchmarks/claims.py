@@ -16,7 +16,6 @@ import hashlib
 import importlib.metadata
 import json
 import multiprocessing
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -30,16 +29,18 @@ ORIGINAL_LOSSES = ROOT / 'tests' / 'original_losses.json'    # of each epoch, as
 NOISE_SEED = (2017, 0)    # of the test images, the same for all networks; no training uses it
 MEASURED = {1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 50, 65, 80, 100, 125, 150}    # after so many epochs
 
-# What the article sets. Only the seed, the epochs and the size of a dense network differ from run to run.
+# What the article sets, and our learning rate in BasicAE. Only the seed, the epochs and the size of a dense network
+# differ from run to run.
 ARTICLE = {'BasicAE': {'hidden_units': 64, 'learning_rate': 0.001, 'original_learning_rate': 0.01},
            'EasyDAE': {'hidden_units': 32, 'learning_rate': 0.001, 'noise_factor': 0.5},
            'ConvDAE': {'learning_rate': 0.001, 'noise_factor': 0.5, 'fast': True, 'precision': 'float32'}}
 USED = ['measure', 'reconstruct', 'train']
-CELLS = {'BasicAE': ['model', 'compile', 'batches', *USED, 'original'],    # those that are trained by
-         'EasyDAE': ['add_noise', 'model', 'compile', 'batches', *USED],
-         'ConvDAE': ['add_noise', 'encoder', 'decoder', 'faster', 'fast', 'compile', 'batches', *USED]}
+# The digest is of these: also a dense network of ConvDAE's is trained again after a change of its `faster`.
+CELLS = {'BasicAE': ['images', 'model', 'compile', 'batches', *USED, 'original'],    # those that are trained by
+         'EasyDAE': ['images', 'add_noise', 'model', 'compile', 'batches', *USED],
+         'ConvDAE': ['images', 'add_noise', 'encoder', 'decoder', 'faster', 'fast', 'compile', 'batches', *USED]}
 TRAINING = ['train', 'original', 'dense']
-BEFORE = ['setup', 'parameters', 'load_images', 'images', 'check', 'plot']    # needed, but no matter of the results
+BEFORE = ['setup', 'parameters', 'load_images', 'check', 'plot']    # needed, but without effect on the results
 
 TRANSPOSED = """
 options = {'strides': 2, 'padding': 'same', 'activation': 'relu'}
@@ -55,7 +56,7 @@ CROSS_ENTROPY = 'loss=keras.losses.BinaryCrossentropy(from_logits=True)'
 
 
 class Bare(ast.NodeTransformer):
-    """Leaves out of code what no result depends on: docstrings, what is printed, and callbacks, which only follow."""
+    """Leaves out of code what no result depends on: docstrings, what is printed, and callbacks, which only watch."""
 
     def visit_Expr(self, node):
         only_said = isinstance(node.value, ast.Constant) or ast.unparse(node).startswith('print(')
@@ -68,9 +69,9 @@ class Bare(ast.NodeTransformer):
 class Network:
     """A row of the study: a notebook, its seeds with the epochs of each, and what is changed in its cells."""
 
-    def __init__(self, notebook, seeds, guess, units=None, change=lambda cell_id, source: source):
-        """Say what is trained. guess: seconds an epoch, before there is a record; units: of a dense one in ConvDAE."""
-        self.notebook, self.seeds, self.guess, self.units, self.change = notebook, seeds, guess, units, change
+    def __init__(self, notebook, seeds, units=None, change=lambda cell_id, source: source):
+        """Say what is trained. units: of a dense network in ConvDAE."""
+        self.notebook, self.seeds, self.units, self.change = notebook, seeds, units, change
 
     def cells(self):
         """Return id -> source of the cells that are run, in the notebook's order, but those that train at the end."""
@@ -93,17 +94,17 @@ class Network:
 
 
 STUDY = {
-    'convolutional': Network('ConvDAE', {0: 30, 1: 30, 2: 30, 3: 10, 4: 10}, 50),
-    'dense 32': Network('ConvDAE', dict.fromkeys(range(5), 30), 1, 32),
-    'dense 76': Network('ConvDAE', dict.fromkeys(range(5), 30), 1, 76),
-    'dense 512': Network('ConvDAE', {0: 150, 1: 150, 2: 150, 3: 30, 4: 30}, 4, 512),
-    'transposed convolutions': Network('ConvDAE', dict.fromkeys(range(3), 10), 45, None, lambda cell_id, source: (
+    'convolutional': Network('ConvDAE', {0: 30, 1: 30, 2: 30, 3: 10, 4: 10}),
+    'dense 32': Network('ConvDAE', dict.fromkeys(range(5), 30), 32),
+    'dense 76': Network('ConvDAE', dict.fromkeys(range(5), 30), 76),
+    'dense 512': Network('ConvDAE', {0: 150, 1: 150, 2: 150, 3: 30, 4: 30}, 512),
+    'transposed convolutions': Network('ConvDAE', dict.fromkeys(range(3), 10), None, lambda cell_id, source: (
         TRANSPOSED if cell_id == 'decoder' else source)),
-    'bilinear upsampling': Network('ConvDAE', dict.fromkeys(range(3), 10), 80, None, lambda cell_id, source: (
+    'bilinear upsampling': Network('ConvDAE', dict.fromkeys(range(3), 10), None, lambda cell_id, source: (
         source.replace('UpSampling2D(2,', "UpSampling2D(2, interpolation='bilinear',"))),
-    'EasyDAE, squared error': Network('EasyDAE', dict.fromkeys(range(3), 30), 1, None, lambda cell_id, source: (
+    'EasyDAE, squared error': Network('EasyDAE', dict.fromkeys(range(3), 30), None, lambda cell_id, source: (
         source.replace(CROSS_ENTROPY, SQUARED))),
-    'BasicAE': Network('BasicAE', dict.fromkeys(range(5), 20), 2),
+    'BasicAE': Network('BasicAE', dict.fromkeys(range(5), 20)),
 }
 
 
@@ -117,10 +118,10 @@ def highest_frequencies(images):
     return 1000 * (power[:, 14].sum() + power[:, :, 14].sum() - power[:, 14, 14].sum()) / power.sum()
 
 
-def train(network, seed, folder):
-    """Train a network with a seed in this process; return what is recorded of it and of the run."""
+def train(name, seed, folder):
+    """Train a network of the study with a seed in this process; return what is recorded of it and of the run."""
     from IPython.core.interactiveshell import InteractiveShell
-    shell = InteractiveShell.instance()
+    shell, network = InteractiveShell.instance(), STUDY[name]
     space, cells, run = shell.user_ns, network.cells(), {'losses': [], 'seconds': None, 'measures': {}}
     seconds, quiet = [], []
     process = psutil.Process()
@@ -147,6 +148,9 @@ def train(network, seed, folder):
         if cell_id == 'plot':
             class Watch(space['keras'].callbacks.Callback):
                 """Takes the place of what shows the loss: records, measures, and counts seconds."""
+
+                def __init__(self, *_):
+                    super().__init__()
 
                 def on_epoch_begin(self, epoch, logs=None):
                     self.start = clocks()
@@ -177,20 +181,10 @@ def train(network, seed, folder):
     return about, run
 
 
-def train_apart(name, seed, folder):
-    """Train in this process, which a pool has started for it; arguments that can be sent to it."""
-    return train(STUDY[name], seed, folder)
-
-
-def seconds_left(record, names):
-    """Return how long the missing runs of some networks will take, by the record or a guess."""
-    left = 0
-    for name in names:
-        runs = record[name]['runs']
-        known = [run['seconds'] / len(run['losses']) for run in runs.values() if run['seconds']]
-        epochs = sum(count for seed, count in STUDY[name].seeds.items() if str(seed) not in runs)
-        left += epochs * (median(known) if known else STUDY[name].guess)
-    return left
+def pace(network):
+    """Return the seconds that an epoch takes, the median of the runs in which they are known, or nothing."""
+    paces = [run['seconds'] / len(run['losses']) for run in network['runs'].values() if run['seconds']]
+    return median(paces) if paces else None
 
 
 def spread(values, digits):
@@ -210,13 +204,12 @@ def tables(record):
              '| --- | --- | --- | --- | --- | --- | --- | --- | --- |']
     clean = None
     for name, network in record.items():
-        paces = [run['seconds'] / len(run['losses']) for run in network['runs'].values() if run['seconds']]
         for epochs in (10, 20, 30, 150) if name != 'BasicAE' else (20,):
             if psnr := measures_after(network, epochs, 'psnr'):
                 cross_entropy, ssim = (measures_after(network, epochs, key) for key in ('cross-entropy', 'ssim'))
                 pattern = measures_after(network, epochs, 'highest frequencies') if 'AE' not in name else []
-                pace = f'{median(paces):.1f}' if paces else 'not known'
-                lines.append(f'| {name} | {network["weights"]:,} | {epochs} | {len(psnr)} | {pace} | '
+                lines.append(f'| {name} | {network["weights"]:,} | {epochs} | {len(psnr)} | '
+                             f'{"not known" if pace(network) is None else format(pace(network), ".1f")} | '
                              f'{spread(cross_entropy, 4)} | {spread(psnr, 2)} | {spread(ssim, 3)} | '
                              f'{spread(pattern, 2) if pattern else ""} |')
                 clean = network['highest frequencies of clean images']
@@ -253,8 +246,7 @@ def draw(record, path):
     for name in ('convolutional', 'dense 512', 'dense 76', 'dense 32'):
         runs = record.get(name, {'runs': {}})['runs'].values()
         epochs = sorted({int(each) for run in runs for each in run['measures']})
-        paces = [run['seconds'] / len(run['losses']) for run in runs if run['seconds']]
-        for axes, unit in zip(sides, (1, median(paces) if paces else None)):
+        for axes, unit in zip(sides, (1, pace(record.get(name, {'runs': {}})))):
             if unit and epochs:
                 psnr = [measures_after(record[name], each, 'psnr') for each in epochs]
                 places = [unit * each for each in epochs]
@@ -295,10 +287,10 @@ def main():
             if str(seed) in today[name]['runs']:
                 print(f'{name}, seed {seed}: recorded', flush=True)
                 continue
-            print(f'{name}, seed {seed}: training for {epochs} epochs; {seconds_left(today, names) / 60:.0f} minutes '
-                  'left for all', flush=True)
+            missing = sum(str(each) not in today[name]['runs'] for name in names for each in STUDY[name].seeds)
+            print(f'{name}, seed {seed}: training for {epochs} epochs; {missing} runs are missing', flush=True)
             with multiprocessing.get_context('spawn').Pool(1) as pool:    # which gives all its memory back
-                about, run = pool.apply(train_apart, [name, seed, str(arguments.data.resolve())])
+                about, run = pool.apply(train, [name, seed, str(arguments.data.resolve())])
             versions = {package: importlib.metadata.version(package) for package in ('tensorflow', 'keras')}
             today[name] |= about
             today[name]['runs'][str(seed)] = {**run, **versions, 'date': datetime.date.today().isoformat()}
@@ -310,4 +302,4 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

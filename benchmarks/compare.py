@@ -33,16 +33,15 @@ from nbclient import NotebookClient
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
-NETWORKS = ('BasicAE', 'EasyDAE', 'ConvDAE')
 LEARNING_RATE, NOISE_FACTOR = 0.001, 0.5
 QUIET = 0.03    # share of the processors' time that other programs may take where seconds count
 TRAIN, TEST = 'train-images-idx3-ubyte.gz', 't10k-images-idx3-ubyte.gz'
 # Training images, and epochs that are measured: ConvDAE is slow, so it gets a part, and the others all images. The end
-# of an epoch takes time too, so that a part must not be too small.
+# of an epoch takes time too, so a part must not be too small.
 IMAGES = {'BasicAE': 60_000, 'EasyDAE': 60_000, 'ConvDAE': 40 * 128, 'batches': 8 * 512}
 EPOCHS = {'BasicAE': 2, 'EasyDAE': 2, 'ConvDAE': 1, 'batches': 1}
-DRAWING = {'look', 'noise'}    # cells that only draw
-GRAPH = f"the original's loop, graph API of TensorFlow {importlib.metadata.version('tensorflow')}"
+DRAWING = {'look', 'noise'}    # cells before the training that only draw
+GRAPH = "the original's loop, graph API"
 # Has glibc's malloc keep freed memory, in place of handing it back and taking it anew, page by page, in each step.
 KEPT = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': '100000000000', 'MALLOC_TOP_PAD_': '536870912'}
 
@@ -67,7 +66,8 @@ class Kernel:
         config = Config(KernelManager={'transport_encryption': 'auto'})
         where = {'metadata': {'path': str(ROOT)}}
         self.client = NotebookClient(nbformat.v4.new_notebook(), timeout=None, resources=where, config=config)
-        environment = {**os.environ, **environment}    # and without TensorFlow's log lines
+        environment = {**os.environ, **environment}
+        # Without TensorFlow's log lines; to see why a kernel died, take this stderr away.
         stack.enter_context(self.client.setup_kernel(stderr=subprocess.DEVNULL, env=environment))
 
     def run(self, source):
@@ -130,7 +130,7 @@ SIDES = {'BasicAE': DENSE, 'EasyDAE': DENSE, 'ConvDAE': [
 
 
 def usage():
-    """Print of this process: seconds on a clock and of processors, minor page faults, peak KiB, threads inside."""
+    """Print for this process: seconds on a clock and of processors, minor page faults, peak KiB, threads inside."""
     import resource  # not at the top: Windows does not have it
 
     tensorflow, torch, used = *map(sys.modules.get, ('tensorflow', 'torch')), resource.getrusage(resource.RUSAGE_SELF)
@@ -145,7 +145,7 @@ def busy():
     return sum(times) - times.idle - getattr(times, 'iowait', 0)
 
 
-def start(stack, name, side, folder):
+def begin(stack, name, side, folder):
     """Return the kernel of a side of a network, ready to train, the cell that trains, and the images in a batch."""
     options = {key: value for part in side.split(', ') for key, value in OPTIONS.get(part, {}).items()}
     if side.startswith('notebook'):
@@ -192,7 +192,7 @@ def compare(group, data, rounds):
         for side in SIDES[group]:
             if 'torch' in versions or not side.startswith('PyTorch'):
                 print(f'{group}, {side}: starting', flush=True)
-                kernels[side] = start(stack, 'ConvDAE' if group == 'batches' else group, side, folder)
+                kernels[side] = begin(stack, 'ConvDAE' if group == 'batches' else group, side, folder)
                 measure(*kernels[side][:2], 1)    # the first steps build graphs
         for turn in range(rounds):
             for side in random.sample([*kernels], len(kernels)):

@@ -49,7 +49,7 @@ def train(name, folder, batch_size=128, threads=0, fused=None, compiled=False, r
     threads: 0, the default. compiled: network and loss, and through them the gradient; compiled noise is slower.
     """
     torch.set_num_threads(threads or torch.get_num_threads())
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(True)    # as TensorFlow does; denormal numbers are slow
     images = torch.from_numpy(read_pixels(f'{folder}/{TRAIN}').astype('float32') / 255)
     if name == 'ConvDAE':
         images = images.reshape(-1, 1, 28, 28).contiguous(memory_format=torch.channels_last)

@@ -54,7 +54,10 @@ def convolutional_logits(images, variables):
 
 
 class Original:
-    """A network of the article, ready to be trained in a session of its own."""
+    """A network of the article, ready to be trained in a session of its own.
+
+    The loss is the mean, as in the notebooks; the article's dense networks took the sum.
+    """
 
     def __init__(self, weights, learning_rate):
         """Build the graph. weights: kernel and bias of each layer in turn, all float32 or all float64."""

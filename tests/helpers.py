@@ -133,7 +133,7 @@ def pictures(cell):
 
 
 def assert_clean(notebook, folder=''):
-    """Warnings, redrawn lines and paths of another machine disturb; a figure without text is lost."""
+    """Fail on warnings, redrawn lines, paths of a machine, and figures without a text."""
     for cell in code_cells(notebook).values():
         assert {'error', 'stderr'}.isdisjoint(output.get('name', output.output_type) for output in cell.outputs)
         disturbing = '[^\n -\uffff]|(?:^|[\\s\'"(])/\\w+|warning'    # control characters, paths
