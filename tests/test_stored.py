@@ -144,15 +144,13 @@ def test_tables_are_those_of_the_records():
 def test_study_is_of_todays_cells():
     recorded = {name: (network['cells'], {*map(int, network['runs'])})
                 for name, network in json.loads(read('benchmarks/claims.json')).items()}
-    assert recorded == {name: (network.digest(), {*network.seeds}) for name, network in claims.STUDY.items()}, (
-        'run "benchmarks/claims.py"')
+    assert recorded == {name: (network.digest(), {*network.seeds}) for name, network in claims.STUDY.items()}, 'claims.py'
 
 
 def test_study_trains_and_measures():
-    code = f'''import claims, json
+    said = python('-c', f'''import claims, json
 claims.STUDY['short'] = claims.Network('EasyDAE', {{3: 2}})
-print(json.dumps(claims.train('short', 3, {str(SAMPLE)!r})))'''
-    said = python('-c', code, folder=ROOT / 'benchmarks')
+print(json.dumps(claims.train('short', 3, {str(SAMPLE)!r})))''', folder=ROOT / 'benchmarks')
     _, run = json.loads(re.search(r'^\[.*\]$', said, re.MULTILINE)[0])
     assert run['losses'][0] > run['losses'][1] > 0
     assert run['measures']['2']['psnr'] > run['measures']['1']['psnr'] > 9
