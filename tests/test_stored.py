@@ -144,7 +144,7 @@ def test_tables_are_those_of_the_records():
 def test_study_is_of_todays_cells():
     recorded = {name: (network['cells'], {*map(int, network['runs'])})
                 for name, network in json.loads(read('benchmarks/claims.json')).items()}
-    assert recorded == {name: (network.digest(), {*network.seeds}) for name, network in claims.STUDY.items()}, 'claims.py'
+    assert recorded == {name: (each.digest(), {*each.seeds}) for name, each in claims.STUDY.items()}, 'claims.py'
 
 
 def test_study_trains_and_measures():
