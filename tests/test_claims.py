@@ -151,20 +151,21 @@ CLAIMS = [
      'and with transposed convolutions in its decoder # to #: a little more, but far less than', lambda clean, *ends: (
         lowest_highest(PATTERN[CONV], 2) + lowest_highest(PATTERN[TRANSPOSED], 2) == ends
         and round(record()[CONV]['highest frequencies of clean images'], 2) == clean > 2 * ends[-1]
-        and ahead(PATTERN[TRANSPOSED], PATTERN[CONV]))),
+        and ahead(PATTERN[TRANSPOSED], PATTERN[CONV]) and [*map(len, PATTERN.values())] == [5, 3])),
     ('ConvDAE.ipynb', 'In PSNR the two are level', lambda: (
         not ahead(after(10, CONV), after(10, TRANSPOSED)) and not ahead(after(10, TRANSPOSED), after(10, CONV)))),
     ('ConvDAE.ipynb', 'with five seeds it reaches # to # dB after 10 epochs, with bilinear interpolation in its place, '
      'and three seeds, # to #', lambda *ends: (
         lowest_highest(after(10, CONV), 2) + lowest_highest(after(10, BILINEAR), 2) == ends
         and ahead(after(10, CONV), after(10, BILINEAR)) and len(after(10, BILINEAR)) == 3)),
-    ('ConvDAE.ipynb', 'with five and with three seeds', lambda: [len(PATTERN[each]) for each in PATTERN] == [5, 3]),
     ('ConvDAE.ipynb', 'the convolutional network is ahead of all dense ones in all three measures', lambda: all(
         ahead_in('ConvDAE', CONV, dense) == {*COLUMNS} for dense in DENSE)),
-    ('ConvDAE.ipynb', 'of the one with as many hidden numbers, # against # dB', lambda *both: (
-        psnr('ConvDAE', CONV, 'dense 512') == both)),
-    ('ConvDAE.ipynb', 'with five seeds the one ends between # and # dB, the other between # and #.', lambda *ends: (
-        len(after(10, CONV)) == len(after(10, 'dense 512')) == 5
+    ('ConvDAE.ipynb', 'After two epochs the large dense network is ahead with every seed, after five the two are level',
+     lambda: (ahead(after(2, 'dense 512'), after(2, CONV)) and not ahead(after(5, 'dense 512'), after(5, CONV))
+              and not ahead(after(5, CONV), after(5, 'dense 512')))),
+    ('ConvDAE.ipynb', 'of the one with as many hidden numbers, # against # dB. That is not chance: with five seeds the '
+     'one ends between # and # dB, the other between # and #.', lambda ours, dense, *ends: (
+        psnr('ConvDAE', CONV, 'dense 512') == (ours, dense) and len(after(10, CONV)) == len(after(10, 'dense 512')) == 5
         and lowest_highest(after(10, CONV), 2) + lowest_highest(after(10, 'dense 512'), 2) == ends
         and ahead(after(10, CONV), after(10, 'dense 512')))),
     ('ConvDAE.ipynb', 'After 30 epochs it is # to # against # to # dB', lambda *ends: (
@@ -181,7 +182,7 @@ CLAIMS = [
         and ahead(after(150, 'dense 512'), after(10, CONV)))),
     ('ConvDAE.ipynb', 'comes to the same after some 20 epochs (# to # dB), and is ahead at 30', lambda *ends: (
         lowest_highest(after(20, CONV), 2) == ends and max(after(20, CONV)) > min(after(150, 'dense 512'))
-        and ahead(after(150, 'dense 512'), after(10, CONV)) and ahead(after(30, CONV), after(150, 'dense 512')))),
+        and ahead(after(30, CONV), after(150, 'dense 512')))),
     ('ConvDAE.ipynb', 'it is far worse, # against # dB', lambda *both: (
         [both] == said('ConvDAE', 'page', ': # dB in one piece, # dB in tiles') and both[0] < both[1])),
     ('ConvDAE.ipynb', 'from # to # dB the 6 and the 4 become whole; between # and # you hardly see', lambda *four: (
