@@ -228,4 +228,4 @@ def test_sentence_with_two_results_is_a_claim(document):
     text = prose(document)
     for each, sentence, _ in CLAIMS:
         text = re.sub(pattern(sentence), '', text) if each == document else text
-    assert [each for each in re.split(r'(?<=[.?!]) ', text) if len(re.findall(r'\d\.\d', each)) > 1] == [], 'add to CLAIMS'
+    assert [each for each in re.split(r'(?<=[.?!]) ', text) if len(re.findall(r'\d\.\d', each)) > 1] == [], 'CLAIMS'
