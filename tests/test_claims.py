@@ -185,7 +185,7 @@ CLAIMS = [
         and ahead(after(30, CONV), after(150, 'dense 512')))),
     ('ConvDAE.ipynb', 'it is far worse, # against # dB', lambda *both: (
         [both] == said('ConvDAE', 'page', ': # dB in one piece, # dB in tiles') and both[0] < both[1])),
-    ('ConvDAE.ipynb', 'from # to # dB the 6 and the 4 become whole; between # and # only some grain goes', lambda *four: (
+    ('ConvDAE.ipynb', 'from # to # dB the 6 and the 4 become whole; between # and # only some grain', lambda *four: (
         four == tuple(np.round(psnr('ConvDAE', 'dense 32', CONV, 'dense 512', CONV), 1)))),
     ('README.md', "takes # times as long in the original's loop (in the graph API of today's TensorFlow) and # times "
      'in plain Keras', lambda *times: times == (speed(GRAPH), speed('notebook, `fast = False`'))),
