@@ -26,6 +26,7 @@ import psutil
 from compare import QUIET, ROOT, TEST, TRAIN, busy, write
 
 ORIGINAL_LOSSES = ROOT / 'tests' / 'original_losses.json'    # of each epoch, as the notebooks of 2017 printed them
+BATCH_SIZE = 128
 NOISE_SEED = (2017, 0)    # of the test images, the same for all networks; no training uses it
 MEASURED = {1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 50, 65, 80, 100, 125, 150}    # after so many epochs
 
@@ -35,7 +36,7 @@ ARTICLE = {'BasicAE': {'hidden_units': 64, 'learning_rate': 0.001, 'original_lea
            'EasyDAE': {'hidden_units': 32, 'learning_rate': 0.001, 'noise_factor': 0.5},
            'ConvDAE': {'learning_rate': 0.001, 'noise_factor': 0.5, 'fast': True, 'precision': 'float32'}}
 USED = ['measure', 'reconstruct', 'train']
-# The digest is of these: also a dense network of ConvDAE's is trained again after a change of its `faster`.
+# The digest is of these and of the settings: also a dense network of ConvDAE is trained again when `faster` changes.
 CELLS = {'BasicAE': ['images', 'model', 'compile', 'batches', *USED, 'original'],    # those that are trained by
          'EasyDAE': ['images', 'add_noise', 'model', 'compile', 'batches', *USED],
          'ConvDAE': ['images', 'add_noise', 'encoder', 'decoder', 'faster', 'fast', 'compile', 'batches', *USED]}
@@ -69,27 +70,35 @@ class Bare(ast.NodeTransformer):
 class Network:
     """A row of the study: a notebook, its seeds with the epochs of each, and what is changed in its cells."""
 
-    def __init__(self, notebook, seeds, units=None, change=lambda cell_id, source: source):
-        """Say what is trained. units: of a dense network in ConvDAE."""
+    def __init__(self, notebook, seeds, units=None, change=None):
+        """Say what is trained. units: of a dense network in ConvDAE. change: from a cell's id and source to another."""
         self.notebook, self.seeds, self.units, self.change = notebook, seeds, units, change
 
     def cells(self):
-        """Return id -> source of the cells that are run, in the notebook's order, but those that train at the end."""
+        """Return id -> source of the cells that are run, in the notebook's order, but those that train at the end.
+
+        Raises ValueError when the change no longer fits the notebook and would change nothing.
+        """
         wanted = BEFORE + CELLS[self.notebook]
         if self.units:    # trained as in the comparison: not the convolutional network
             wanted = [cell_id for cell_id in wanted if cell_id != 'train'] + ['dense']
-        cells = {cell.id: self.change(cell.id, cell.source)
-                 for cell in nbformat.read(ROOT / f'{self.notebook}.ipynb', as_version=4).cells if cell.id in wanted}
+        plain = cells = {cell.id: cell.source for cell in nbformat.read(
+            ROOT / f'{self.notebook}.ipynb', as_version=4).cells if cell.id in wanted}
+        if self.change:
+            cells = {cell_id: self.change(cell_id, source) for cell_id, source in plain.items()}
+            if cells == plain:
+                raise ValueError(f'{self.notebook} has no cell that this network of the study could change')
         return {cell_id: cells[cell_id] for cell_id in sorted(cells, key=lambda each: each in TRAINING)}
 
     def digest(self):
-        """Return the SHA-256 of the code that the results depend on, without what only describes, prints or follows."""
+        """Return the SHA-256 of what results depend on: settings, and code without what only describes or prints."""
         trees = [Bare().visit(ast.parse(source)) for cell_id, source in self.cells().items() if cell_id not in BEFORE]
-        return hashlib.sha256('\n'.join(map(ast.unparse, trees)).encode()).hexdigest()
+        settings = repr([ARTICLE[self.notebook], BATCH_SIZE, self.units, NOISE_SEED])
+        return hashlib.sha256('\n'.join([settings, *map(ast.unparse, trees)]).encode()).hexdigest()
 
     def parameters(self, seed):
         """Return the parameters of a run."""
-        return {**ARTICLE[self.notebook], 'batch_size': 128, 'seed': seed, 'epochs': self.seeds[seed],
+        return {**ARTICLE[self.notebook], 'batch_size': BATCH_SIZE, 'seed': seed, 'epochs': self.seeds[seed],
                 **({'dense_units': [self.units]} if self.units else {})}
 
 
@@ -159,7 +168,8 @@ def train(name, seed, folder):
                     passed, everything, own = clocks() - self.start
                     run['losses'].append(round(logs['loss'], 5))
                     seconds.append(passed)
-                    quiet.append(everything - own < QUIET * passed * psutil.cpu_count())
+                    # Clocks of processors tick in hundredths of a second, which in a short epoch are more than that.
+                    quiet.append(everything - own < QUIET * passed * psutil.cpu_count() + 0.04)
                     if epoch + 1 in MEASURED | {self.params['epochs']}:
                         run['measures'][str(epoch + 1)] = measure(self.model)
                     print(f'  epoch {epoch + 1} of {self.params["epochs"]}, loss {logs["loss"]:.4f}, {passed:.1f} s'
@@ -179,6 +189,11 @@ def train(name, seed, folder):
     about = {'weights': trained.count_params(),
              'highest frequencies of clean images': round(float(highest_frequencies(space['test_images'])), 4)}
     return about, run
+
+
+def recorded(network, seed, epochs):
+    """Return whether the record of a network has a run with that seed and so many epochs."""
+    return len(network['runs'].get(str(seed), {'losses': []})['losses']) == epochs
 
 
 def pace(network):
@@ -284,10 +299,10 @@ def main():
              {'cells': STUDY[name].digest(), 'runs': {}} for name in names}
     for name in names:
         for seed, epochs in STUDY[name].seeds.items():
-            if str(seed) in today[name]['runs']:
+            if recorded(today[name], seed, epochs):
                 print(f'{name}, seed {seed}: recorded', flush=True)
                 continue
-            missing = sum(str(each) not in today[name]['runs'] for name in names for each in STUDY[name].seeds)
+            missing = sum(not recorded(today[name], *each) for name in names for each in STUDY[name].seeds.items())
             print(f'{name}, seed {seed}: training for {epochs} epochs; {missing} runs are missing', flush=True)
             with multiprocessing.get_context('spawn').Pool(1) as pool:    # which gives all its memory back
                 about, run = pool.apply(train, [name, seed, str(arguments.data.resolve())])
