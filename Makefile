@@ -1,4 +1,4 @@
-# make              set up, run the three notebooks top to bottom, export them as HTML: everything lands in build/
+# make              set up, run the three notebooks top to bottom, export them as HTML, in build/; MNIST lands in MNIST_data/
 # make test         set up and pass the tests
 # make lab          open the notebooks in JupyterLab
 # make refresh      run the three notebooks in place on the full MNIST and renew notebooks/*.html
@@ -57,7 +57,7 @@ help:
 .venv/installed: requirements.txt constraints.txt
 	@$(SOUND) || if "$(PYTHON)" -c '$(FITS)' 2> /dev/null; then "$(PYTHON)" -m venv --clear .venv; else \
 	    echo '$(PYTHON) is not Python 3.11, 3.12 or 3.13 with venv, for which the packages are pinned:' \
-	    'install one, or name one that you have: make PYTHON=/path/to/python3.13' >&2; exit 1; fi
+	    'install one (or, where it is there, the python3-venv of Debian and Ubuntu), or name another: make PYTHON=/path/to/python3.13' >&2; exit 1; fi
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	touch $@
 

@@ -1,19 +1,21 @@
 """Measure how fast the notebooks train, beside other ways to train the same networks.
 
-    .venv/bin/python benchmarks/compare.py              everything, about 25 minutes on two cores
+    .venv/bin/python benchmarks/compare.py              everything, about an hour on two cores
     .venv/bin/python benchmarks/compare.py EasyDAE      one network; the others keep their numbers
     .venv/bin/python benchmarks/compare.py batches      ConvDAE with batches of 32, 128 and 512 images
 
 Each side has a process of its own, a Jupyter kernel; they take turns, in an order drawn at random in each round. A turn
 trains for fewer and for more epochs, after one that warms up; only the difference counts, so starting does not. A turn
 in which other programs kept the processors busy is made again.
-After each network the record is written: an interruption loses no other. Prints the tables of benchmarks/README.md.
-Without PyTorch its rows stay as they are recorded. Close what else keeps the machine busy.
+After each network the record is written: an interruption loses no other, and what other processors took stays in it.
+Prints the tables of benchmarks/README.md. Without PyTorch its rows stay as they are recorded. Close what else keeps the
+machine busy.
 """
 import argparse
 import gzip
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -60,15 +62,15 @@ def training_cells(name, **parameters):
 
 
 class Kernel:
-    """Runs cells in a process of its own, with further variables of the environment, until the stack is left."""
+    """Runs cells in a process of its own, with these variables of the environment, until the stack is left."""
 
     def __init__(self, stack, **environment):
         config = Config(KernelManager={'transport_encryption': 'auto'})
         where = {'metadata': {'path': str(ROOT)}}
         self.client = NotebookClient(nbformat.v4.new_notebook(), timeout=None, resources=where, config=config)
-        environment = {**os.environ, **environment}
+        yours = {key: value for key, value in os.environ.items() if not key.startswith(OTHERS)}
         # Without TensorFlow's log lines; to see why a kernel died, take this stderr away.
-        stack.enter_context(self.client.setup_kernel(stderr=subprocess.DEVNULL, env=environment))
+        stack.enter_context(self.client.setup_kernel(stderr=subprocess.DEVNULL, env={**yours, **environment}))
 
     def run(self, source):
         """Run a cell and return what it printed; raise nbclient's CellExecutionError where it fails."""
@@ -118,15 +120,20 @@ def original(name, folder, batch_size=128, threads=0):
 
 
 OPTIONS = {'one thread': {'threads': 1}, 'fused Adam': {'fused': True}, '`torch.compile`': {'compiled': True},
-           'rewritten': {'rewritten': True}, '`fast = False`': {'fast': False}, 'bfloat16': {'precision': 'bfloat16'},
+           'rewritten': {'rewritten': True}, 'batches ahead': {'ahead': True},
+           '`fast = False`': {'fast': False}, 'bfloat16': {'precision': 'bfloat16'},
            **{f'batches of {size}': {'batch_size': size} for size in (32, 128, 512)}}
-PLAIN, FUSED = 'PyTorch, as it comes', 'PyTorch, fused Adam'
+PLAIN, FUSED, COMPILED = 'PyTorch, plain', 'PyTorch, fused Adam', '`torch.compile`'
 BEST, SINGLE = f'{FUSED}, pages kept', f'{FUSED}, one thread'
-DENSE = ['notebook', GRAPH, f'{GRAPH}, one thread', PLAIN, FUSED, SINGLE, f'{SINGLE}, `torch.compile`']
+DENSE = ['notebook', GRAPH, f'{GRAPH}, one thread', PLAIN, FUSED, f'{FUSED}, {COMPILED}',
+         SINGLE, f'{SINGLE}, {COMPILED}', f'{SINGLE}, batches ahead']
 SIDES = {'BasicAE': DENSE, 'EasyDAE': DENSE, 'ConvDAE': [
     'notebook', 'notebook, pages kept', 'notebook, `fast = False`', 'notebook, bfloat16', GRAPH, PLAIN, BEST,
-    f'{BEST}, `torch.compile`', f'{BEST}, bfloat16', f'{BEST}, rewritten', f'{BEST}, rewritten, bfloat16'], 'batches': [
-        f'{side}, batches of {size}' for size in (32, 128, 512) for side in ('notebook', 'notebook, pages kept', BEST)]}
+    f'{BEST}, batches ahead', f'{BEST}, {COMPILED}', f'{BEST}, bfloat16', f'{BEST}, rewritten',
+    f'{BEST}, rewritten, {COMPILED}', f'{BEST}, rewritten, bfloat16'], 'batches': [
+        f'{side}, batches of {size}' for size in (32, 128, 512) for side in ('notebook', BEST, f'{BEST}, rewritten')]}
+# Would set threads, allocators or compilers for a side that says nothing of them.
+OTHERS = ('LD_PRELOAD', 'MALLOC_', 'OMP_', 'GOMP_', 'KMP_', 'MKL_', 'ONEDNN_', 'DNNL_', 'TF_', 'XLA_', 'TORCH')
 
 
 def usage():
@@ -137,6 +144,15 @@ def usage():
     threads = (tensorflow.config.threading.get_intra_op_parallelism_threads() if tensorflow else
                torch.get_num_threads()) or os.cpu_count()
     print([time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_minflt, used.ru_maxrss, threads])
+
+
+def processor():
+    """Return the name of the processor, with the numbers of its generation where Linux tells them."""
+    path = Path('/proc/cpuinfo')
+    first = path.read_text().split('\n\n')[0] if path.exists() else ''
+    about = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in first.splitlines())}
+    generation = ', '.join(f'{key.split()[-1]} {about[key]}' for key in ('cpu family', 'model') if key in about)
+    return about.get('model name', platform.machine()) + f' ({generation})' * bool(generation)
 
 
 def busy():
@@ -169,7 +185,7 @@ def measure(kernel, cell, epochs):
 
 
 def take_turn(kernel, cell, epochs):
-    """Return what so many epochs of a side take, as an array; again where others were at work, at most five times."""
+    """Return what so many epochs of a side take, as an array; five times at most, until others are not at work."""
     for _ in range(5):
         measure(kernel, cell, 1)    # other sides have had caches and threads
         start = np.array([time.perf_counter() * os.cpu_count(), busy()])
@@ -204,26 +220,31 @@ def compare(group, data, rounds):
             ours = next(each for each in kernels    # the notebook as it comes, of the same precision and batch size
                         if kernels[each][2] == size and ('bfloat16' in each) == ('bfloat16' in side))
             seconds, processor, faults = np.transpose(measured[side])
-            ratios = seconds / np.transpose(measured[ours])[0]    # of the turns in the same round
-            level = ours != side and min(ratios) <= 1 <= max(ratios)
+            ours_seconds = np.transpose(measured[ours])[0]
+            ratios = seconds / ours_seconds    # of the turns in the same round
+            level = ours != side and max(*map(min, (seconds, ours_seconds))) <= min(*map(max, (seconds, ours_seconds)))
             *_, peak, threads = json.loads(kernel.run('compare.usage()'))
             sides[side] = {'date': today, 'batch size': size, 'threads': threads,
                            'cores busy': round(median(processor / seconds), 1),
                            'ms per step': [round(1000 * each, 2) for each in seconds],
                            'times notebook': 'level' if level else f'{median(ratios):.2f}',
                            'page faults per step': max(0, round(median(faults))), 'peak memory MB': round(peak / 1024)}
-    cpu = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
-    cpu = cpu.partition('model name')[2].partition('\n')[0].strip('\t :')
-    return {'date': today, 'processor': cpu or platform.machine(), 'cores': os.cpu_count(), 'rounds': rounds,
+    return {'date': today, 'cores': os.cpu_count(), 'rounds': rounds,
             'versions': {**versions, 'malloc of': ' '.join(platform.libc_ver())}, 'images': images, 'sides': sides}
 
 
 def table(record):
-    """Return the record as Markdown: for each network a line on the run, and its sides, by batch size and time."""
+    """Return the record as Markdown: for each network and processor a line on the run, and its sides, by size and time.
+
+    record: from a processor to its runs, and in these from a network to its run.
+    """
     lines = []
-    for group, run in record.items():
+    for group, cpu in itertools.product(SIDES, record):
+        if group not in record[cpu]:
+            continue
+        run = record[cpu][group]
         versions = ', '.join(f'{package} {version}' for package, version in run['versions'].items())
-        lines += [f'**{group}**, {run["date"]}, {run["processor"]}, {run["cores"]} cores, {versions}; '
+        lines += [f'**{group}**, {run["date"]}, {cpu}, {run["cores"]} cores, {versions}; '
                   f'{run["rounds"]} rounds with {run["images"]:,} images:', '',
                   '| trained by | threads | cores busy | ms a step: median (least to most) | images a second '
                   '| times notebook | page faults a step | peak memory, MB |', '|' + ' --- |' * 8]
@@ -253,12 +274,12 @@ def main():
     if missing := [name for name in (TRAIN, TEST) if not (arguments.data / name).exists()]:
         parser.error(f'no {" and no ".join(missing)} in {arguments.data}: run a notebook or name a folder with --data')
     record = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    runs = record.setdefault(processor(), {})    # those of other processors stay
     for name in arguments.names or SIDES:
-        before = record[name]['sides'] if name in record else {}
-        record[name] = compare(name, arguments.data, arguments.rounds)
-        if 'torch' not in record[name]['versions']:    # its rows stay, with their date
-            record[name]['sides'] |= {side: before[side] for side in before if side.startswith('PyTorch')}
-        record = {name: record[name] for name in SIDES if name in record}
+        before = runs[name]['sides'] if name in runs else {}
+        runs[name] = compare(name, arguments.data, arguments.rounds)
+        if 'torch' not in runs[name]['versions']:    # its rows stay, with their date
+            runs[name]['sides'] |= {side: before[side] for side in before if side.startswith('PyTorch')}
         write(arguments.output, record)
     print('', table(record), sep='\n')
 

@@ -1,5 +1,10 @@
 """The networks of the notebooks in PyTorch, for compare.py."""
+import queue
+import threading
+
+import numpy as np
 import torch
+import torch._inductor.config
 from compare import LEARNING_RATE, NOISE_FACTOR, TRAIN, read_pixels
 from torch import nn
 from torch.nn import functional
@@ -34,41 +39,52 @@ def build(name):
     """Return the layers of a notebook's network, convolutions in channels_last."""
     if name != 'ConvDAE':
         units = 64 if name == 'BasicAE' else 32
-        return nn.Sequential(nn.Linear(784, units), nn.ReLU(), nn.Linear(units, 784))
+        return nn.Sequential(nn.Linear(784, units), nn.ReLU(inplace=True), nn.Linear(units, 784))
     stack = []
     for before, after in ((1, 64), (64, 64), (64, 32)):
-        stack += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
+        stack += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2, ceil_mode=True)]
     for side, before, after in ((7, 32, 32), (14, 32, 64), (28, 64, 64)):
-        stack += [nn.Upsample((side, side)), nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
+        stack += [nn.Upsample((side, side)), nn.Conv2d(before, after, 3, padding=1), nn.ReLU(inplace=True)]
     return nn.Sequential(*stack, nn.Conv2d(64, 1, 3, padding=1)).to(memory_format=torch.channels_last)
 
 
-def train(name, folder, batch_size=128, threads=0, fused=None, compiled=False, rewritten=False, precision='float32'):
+def train(name, folder, batch_size=128, threads=0, precision='float32', **options):
     """Train, an epoch at each next(): images in memory; no loss is read.
 
-    threads: 0, the default. compiled: network and loss, and through them the gradient; compiled noise is slower.
+    threads: 0, the default. Options are True where they are there: fused Adam; rewritten convolutions; compiled network
+    and loss, and through them the gradient (not the noise: compiled it is slower); batches made ahead, in a thread.
     """
     torch.set_num_threads(threads or torch.get_num_threads())
     torch.set_flush_denormal(True)    # as TensorFlow does; denormal numbers are slow
-    images = torch.from_numpy(read_pixels(f'{folder}/{TRAIN}').astype('float32') / 255)
+    # Or else the compiled gradient of a convolution is not in channels_last (github.com/pytorch/pytorch/issues/189239).
+    torch._inductor.config.force_layout_optimization = name == 'ConvDAE'
+    images = torch.from_numpy(read_pixels(f'{folder}/{TRAIN}') / np.float32(255))
     if name == 'ConvDAE':
         images = images.reshape(-1, 1, 28, 28).contiguous(memory_format=torch.channels_last)
     model = build(name)
-    network = rewrite(model) if rewritten else model
-    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=fused)
+    network = rewrite(model) if 'rewritten' in options else model
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=options.get('fused'))
+
+    def prepare(indices):
+        clean = noisy = images.index_select(0, indices)
+        if name != 'BasicAE':
+            noisy = (clean + NOISE_FACTOR * torch.randn_like(clean)).clamp(0, 1)
+        return noisy, clean
+
+    def ahead(batches):
+        ready = queue.Queue(16)
+        threading.Thread(target=lambda: [ready.put(prepare(indices)) for indices in batches]).start()
+        return (ready.get() for _ in batches)
 
     def loss(noisy, clean):
         with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bfloat16'):
             logits = network(noisy)
         return functional.binary_cross_entropy_with_logits(logits.float(), clean)
 
-    loss = torch.compile(loss) if compiled else loss
+    loss = torch.compile(loss) if 'compiled' in options else loss
     while True:
-        order = torch.randperm(len(images))[:len(images) // batch_size * batch_size]
-        for indices in order.split(batch_size):
-            clean = noisy = images.index_select(0, indices)
-            if name != 'BasicAE':
-                noisy = (clean + NOISE_FACTOR * torch.randn_like(clean)).clamp(0, 1)
+        batches = torch.randperm(len(images))[:len(images) // batch_size * batch_size].split(batch_size)
+        for noisy, clean in ahead(batches) if 'ahead' in options else map(prepare, batches):
             optimizer.zero_grad()
             loss(noisy, clean).backward()
             optimizer.step()

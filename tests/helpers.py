@@ -72,7 +72,7 @@ def run_sources(sources, **variables):
 
 
 def cells_up_to(name, last, changes=(), **parameters):
-    """Run the cells of a notebook in this process, but for those that only draw; return their variables."""
+    """Run the cells of a notebook in this process, but for what only draws before training; return their variables."""
     cells = [*code_cells(prepared(name, changes, **parameters)).values()]
     count = [cell.id for cell in cells].index(last) + 1
     return run_sources([cell.source for cell in cells[:count] if cell.id not in DRAWING])
@@ -99,8 +99,7 @@ def figures(notebook):
     kind, found = 'application/x-figure+json', {}
     for output in (output for cell in code_cells(notebook).values() for output in cell.outputs):
         if kind in output.get('data', {}):
-            figure = output.data[kind]
-            figure = json.loads(figure) if isinstance(figure, str) else figure
+            figure = output.data[kind] if isinstance(output.data[kind], dict) else json.loads(output.data[kind])
             figure['rows'] = {name: np.array(images, float) for name, images in figure['rows'].items()}
             found[figure['title']] = figure
     return found

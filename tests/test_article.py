@@ -98,9 +98,8 @@ def test_batches_hold_all_images_in_a_new_order(name):
 
 @pytest.mark.parametrize('name', ['EasyDAE', 'ConvDAE'])
 def test_noise_is_new_in_each_batch(name):
-    first, second = two_epochs(name)[1]
-    noisy, clean = first[0]
-    for other_noisy, other_clean in (first[1], second[0]):    # the next, and the first of the next epoch
+    ((noisy, clean), following, *_), (anew, *_) = two_epochs(name)[1]
+    for other_noisy, other_clean in (following, anew):    # the next, and the first of the next epoch
         black = (clean == 0) & (other_clean == 0)
         assert np.mean(noisy[black] > 0.5) == pytest.approx(1 - NormalDist().cdf(1), abs=0.01)
         assert abs(np.corrcoef(noisy[black], other_noisy[black])[0, 1]) < 0.02
@@ -138,9 +137,8 @@ MODELS = {    # what a reader may make of the model: layers one after the other,
     'other layers, some of which train otherwise than they predict': lambda: [
         conv(4, 3), layers.Dropout(0.5, seed=1), pool(2), layers.BatchNormalization(), up(2), layers.LeakyReLU(),
         conv(2, 3), layers.Flatten(), layers.Dense(9), layers.Reshape((3, 3, 1)), up(2), conv(3, 3)],
-    'losses of layers': lambda: [
-        conv(4, 3, activity_regularizer='l2'), pool(2, activity_regularizer='l1'), up(2),
-        conv(3, 3, kernel_regularizer='l2')],
+    'losses of layers': lambda: [conv(4, 3, activity_regularizer='l2'), pool(2, activity_regularizer='l1'), up(2),
+                                 conv(3, 3, kernel_regularizer='l2')],
     'open sizes': lambda: [conv(4, 3), pool(2), up(2), conv(1, 3)],
     'precisions of their own': lambda: [
         conv(4, 3, dtype='float32'), pool(2), up(2), conv(4, 3, dtype='mixed_bfloat16'), conv(1, 3)],
@@ -149,7 +147,7 @@ MODELS = {    # what a reader may make of the model: layers one after the other,
     'a skip connection': lambda: [lambda images: layers.Add()([images, conv(2, 3)(images)])],
     'two outputs': lambda: [conv(2, 3), lambda images: [images, pool(2)(images)]],
 }
-faster = functools.cache(lambda: cells('ConvDAE', 'faster')['Faster'])    # the class, which is the same for all
+faster = functools.cache(lambda: cells('ConvDAE', 'faster', FLOAT64)['Faster'])    # the class, the same for all
 
 
 @pytest.mark.parametrize('kind', MODELS)

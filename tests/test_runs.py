@@ -53,8 +53,7 @@ def run(request, runs):
 
 def add_noise(images):
     """Return images under the noise that a notebook puts on all that it tests with."""
-    normal = tf.random.stateless_normal(np.shape(images), (3, 0)).numpy()
-    return np.clip(images + 0.3 * normal, 0, 1)
+    return np.clip(images + 0.3 * tf.random.stateless_normal(np.shape(images), (3, 0)).numpy(), 0, 1)
 
 
 def rebuild(model, images):
@@ -103,8 +102,7 @@ def test_with_all_of_mnist_it_needs_less_than_one_and_a_half_gigabytes(name, tmp
 
 def test_prints_the_falling_losses_of_its_epochs(run):
     own, epochs = losses(run), PARAMETERS[run.name]['epochs']
-    assert len(own) == epochs
-    assert np.all(np.diff([math.log(2), *own]) < 0)    # from that of guessing on
+    assert len(own) == epochs and np.all(np.diff([math.log(2), *own]) < 0)    # from that of guessing on
     lines = [f'epoch {epoch:2}/{epochs}  loss {loss:.4f}' for epoch, loss in enumerate(own, start=1)]
     assert set() < set(re.findall('epoch .*', printed(run.cells['train']))) <= set(lines)
 
@@ -116,8 +114,7 @@ def test_loss_curve_shows_the_original_s_and_names_all_that_differs(run):
     differ = {'BasicAE': ['37 hidden units', '0.05 learning rate'],
               'EasyDAE': ['37 hidden units', '0.3 noise factor', '0.002 learning rate'],
               'ConvDAE': ['0.3 noise factor', '0.002 learning rate']}[run.name] + ['other data', '100 batch size']
-    assert 'NOT COMPARABLE' in title and all(each in title for each in differ)
-    assert title.count(', not ') == len(differ)
+    assert 'NOT COMPARABLE' in title and len(differ) == title.count(', not ') == sum(each in title for each in differ)
 
 
 def test_rows_show_what_the_networks_make_of_the_very_digits_above(run):
@@ -186,14 +183,14 @@ def test_another_process_with_other_settings_gives_the_same_run(run):
 def measured(run):
     """Return what a notebook measures: from what begins its line in the text to all test images, as they come out."""
     if run.name == 'BasicAE':
-        return {'1,000 test images:': rebuild(run.model, TEST_IMAGES)}
+        return {'1,000 test images:': rebuild(run.model, TEST_IMAGES), 'least cross-entropy.*:': TEST_IMAGES}
     noisy = add_noise(TEST_IMAGES)
     if run.name == 'ConvDAE':
         return {'noisy': noisy, 'convolutional': rebuild(run.model, noisy),
                 'dense 37': rebuild(run.networks['dense 37'], noisy)}
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(noisy, ((0, 0), (1, 1), (1, 1)), 'edge'), (1, 3, 3))
     return {'noisy': noisy, 'median filter': np.median(windows, axis=(3, 4, 5)),
-            'linear map, 37 numbers': run.again['narrow'], '(?:full )?linear map ': run.again['linear'],
+            'linear map, 37 numbers': run.again['narrow'], 'full linear map ': run.again['linear'],
             'EasyDAE, 37 numbers': rebuild(run.model, noisy)}
 
 
@@ -203,4 +200,4 @@ def test_measures_of_quality_are_those_of_all_test_images(run):
     for label, images in measured(run).items():
         (line,) = re.findall(rf'^{label} .*', text, re.MULTILINE)
         found = np.array(re.findall(r'\d+\.\d+', line), float)
-        np.testing.assert_allclose(found, measures(TEST_IMAGES, images), atol=5e-3, err_msg=line)
+        np.testing.assert_allclose(found, measures(TEST_IMAGES, images)[:len(found)], atol=5e-3, err_msg=line)

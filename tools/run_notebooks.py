@@ -1,4 +1,6 @@
-"""Run the three notebooks top to bottom and export each as a page: everything goes to build/, nothing else changes.
+"""Run the three notebooks top to bottom and export each as a page: what comes of it goes to build/.
+
+A notebook downloads MNIST into MNIST_data/ where it is missing; nothing else changes.
 
 With --in-place the notebooks and the pages in notebooks/ are replaced, each when its notebook has run to the end on
 MNIST with the settings of the original. With --pages nothing runs: the pages in notebooks/ are renewed from the stored
