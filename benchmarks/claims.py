@@ -23,7 +23,7 @@ from statistics import median
 import nbformat
 import numpy as np
 import psutil
-from compare import QUIET, ROOT, TEST, TRAIN, busy, write
+from compare import QUIET, ROOT, TEST, TRAIN, busy, processor, write
 
 ORIGINAL_LOSSES = ROOT / 'tests' / 'original_losses.json'    # of each epoch, as the notebooks of 2017 printed them
 BATCH_SIZE = 128
@@ -308,7 +308,8 @@ def main():
                 about, run = pool.apply(train, [name, seed, str(arguments.data.resolve())])
             versions = {package: importlib.metadata.version(package) for package in ('tensorflow', 'keras')}
             today[name] |= about
-            today[name]['runs'][str(seed)] = {**run, **versions, 'date': datetime.date.today().isoformat()}
+            today[name]['runs'][str(seed)] = {
+                **run, **versions, 'processor': processor(), 'date': datetime.date.today().isoformat()}
             record |= {name: today[name]}    # in place of runs of other cells, now that there is one
             record = {name: record[name] for name in STUDY if name in record}
             write(arguments.output, record)
