@@ -64,7 +64,7 @@ def rebuild(model, images):
 
 def psnr(clean, images):
     """Return the peak signal-to-noise ratio of each image."""
-    return -10 * np.log10(np.mean((clean - images)**2, axis=(1, 2)))
+    return -10 * np.log10(np.maximum(np.mean((clean - images)**2, axis=(1, 2)), 1e-12))
 
 
 def measures(clean, images):

@@ -158,8 +158,7 @@ print(json.dumps(claims.train('short', 3, {str(SAMPLE)!r})))''', folder=ROOT / '
 def test_speed_is_measured():
     said = python('-c', 'import compare\ncompare.SIDES["BasicAE"] = ["notebook", compare.GRAPH]\nprint("record", '
                   f'compare.compare("BasicAE", compare.Path({str(SAMPLE)!r}), 1))', folder=ROOT / 'benchmarks')
-    steps = r".*'ms per step': \[.*"
-    assert re.search(f"(?m)^record .*'images': 4000.*'notebook'{steps}{re.escape(compare.GRAPH)}{steps}", said)
+    assert re.search(r"(?m)^record .*'images': 4000(.*'ms per step': \[){2}", said)
 
 
 @pytest.mark.parametrize('options, title, last, message, written', [
