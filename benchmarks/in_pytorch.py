@@ -48,11 +48,12 @@ def build(name):
     return nn.Sequential(*stack, nn.Conv2d(64, 1, 3, padding=1)).to(memory_format=torch.channels_last)
 
 
-def train(name, folder, batch_size=128, threads=0, precision='float32', **options):
+def train(name, folder, batch_size=128, threads=0, precision='float32', fused=None, compiled=False, rewritten=False,
+          ahead=False):
     """Train, an epoch at each next(): images in memory; no loss is read.
 
-    threads: 0, the default. Options are True where they are there: fused Adam; rewritten convolutions; compiled network
-    and loss, and through them the gradient (not the noise: compiled it is slower); batches made ahead, in a thread.
+    threads: 0, the default. compiled: network and loss, and through them the gradient; compiled noise is slower.
+    ahead: a thread makes the next batches and their noise.
     """
     torch.set_num_threads(threads or torch.get_num_threads())
     torch.set_flush_denormal(True)    # as TensorFlow does; denormal numbers are slow
@@ -62,8 +63,8 @@ def train(name, folder, batch_size=128, threads=0, precision='float32', **option
     if name == 'ConvDAE':
         images = images.reshape(-1, 1, 28, 28).contiguous(memory_format=torch.channels_last)
     model = build(name)
-    network = rewrite(model) if 'rewritten' in options else model
-    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=options.get('fused'))
+    network = rewrite(model) if rewritten else model
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=fused)
 
     def prepare(indices):
         clean = noisy = images.index_select(0, indices)
@@ -71,7 +72,7 @@ def train(name, folder, batch_size=128, threads=0, precision='float32', **option
             noisy = (clean + NOISE_FACTOR * torch.randn_like(clean)).clamp(0, 1)
         return noisy, clean
 
-    def ahead(batches):
+    def prepare_ahead(batches):
         ready = queue.Queue(16)
         threading.Thread(target=lambda: [ready.put(prepare(indices)) for indices in batches]).start()
         return (ready.get() for _ in batches)
@@ -81,10 +82,10 @@ def train(name, folder, batch_size=128, threads=0, precision='float32', **option
             logits = network(noisy)
         return functional.binary_cross_entropy_with_logits(logits.float(), clean)
 
-    loss = torch.compile(loss) if 'compiled' in options else loss
+    loss = torch.compile(loss) if compiled else loss
     while True:
         batches = torch.randperm(len(images))[:len(images) // batch_size * batch_size].split(batch_size)
-        for noisy, clean in ahead(batches) if 'ahead' in options else map(prepare, batches):
+        for noisy, clean in prepare_ahead(batches) if ahead else map(prepare, batches):
             optimizer.zero_grad()
             loss(noisy, clean).backward()
             optimizer.step()

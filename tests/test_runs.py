@@ -200,4 +200,4 @@ def test_measures_of_quality_are_those_of_all_test_images(run):
     for label, images in measured(run).items():
         (line,) = re.findall(rf'^{label} .*', text, re.MULTILINE)
         found = np.array(re.findall(r'\d+\.\d+', line), float)
-        np.testing.assert_allclose(found, measures(TEST_IMAGES, images)[:len(found)], atol=5e-3, err_msg=line)
+        np.testing.assert_allclose(found, measures(TEST_IMAGES, images)[:1 if 'least' in label else 3], atol=5e-3)
