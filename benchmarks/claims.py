@@ -11,19 +11,18 @@ kept the machine busy. Prints the tables of benchmarks/README.md and draws bench
 import argparse
 import ast
 import datetime
-import gzip
 import hashlib
 import importlib.metadata
 import json
 import multiprocessing
+import re
 import time
 from pathlib import Path
-from statistics import median
+from statistics import NormalDist, median
 
-import nbformat
 import numpy as np
 import psutil
-from compare import QUIET, ROOT, TEST, TRAIN, busy, processor, write
+from compare import QUIET, ROOT, TEST, TRAIN, busy, processor, read_cells, write
 
 ORIGINAL_LOSSES = ROOT / 'tests' / 'original_losses.json'    # of each epoch, as the notebooks of 2017 printed them
 BATCH_SIZE = 128
@@ -35,25 +34,48 @@ MEASURED = {1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 50, 65, 80, 100, 125, 150}   
 ARTICLE = {'BasicAE': {'hidden_units': 64, 'learning_rate': 0.001, 'original_learning_rate': 0.01},
            'EasyDAE': {'hidden_units': 32, 'learning_rate': 0.001, 'noise_factor': 0.5},
            'ConvDAE': {'learning_rate': 0.001, 'noise_factor': 0.5, 'fast': True, 'precision': 'float32'}}
-USED = ['measure', 'reconstruct', 'train']
 # The digest is of these and of the settings: also a dense network of ConvDAE is trained again when `faster` changes.
-CELLS = {'BasicAE': ['images', 'model', 'compile', 'batches', *USED, 'original'],    # those that are trained by
-         'EasyDAE': ['images', 'add_noise', 'model', 'compile', 'batches', *USED],
-         'ConvDAE': ['images', 'add_noise', 'encoder', 'decoder', 'faster', 'fast', 'compile', 'batches', *USED]}
-TRAINING = ['train', 'original', 'dense']
-BEFORE = ['setup', 'parameters', 'load_images', 'check', 'plot']    # needed, but without effect on the results
+CELLS = {'BasicAE': ['images', 'model', 'compile', 'batches', 'train', 'original', 'encode', 'reconstruct'],
+         'EasyDAE': ['images', 'normal', 'add_noise', 'model', 'compile', 'batches', 'train', 'reconstruct'],
+         'ConvDAE': ['images', 'add_noise', 'model', 'faster', 'fast', 'compile', 'batches', 'train', 'reconstruct']}
+TRAINING = ['train', 'original', 'dense', 'skip']
+BEFORE = ['setup', 'parameters', 'load_images', 'check', 'plot', 'progress']    # without effect on the results
 
-TRANSPOSED = """
-options = {'strides': 2, 'padding': 'same', 'activation': 'relu'}
-x = layers.Conv2DTranspose(32, 3, name='conv4', **options)(encoded)
-x = layers.Cropping2D(((0, 1), (0, 1)), name='crop')(x)
-x = layers.Conv2DTranspose(64, 3, name='conv5', **options)(x)
-x = layers.Conv2DTranspose(64, 3, name='conv6', **options)(x)
-logits = layers.Conv2D(1, 3, padding='same', name='logits')(x)
-model = keras.Model(inputs, logits, name='ConvDAE')
+# Changes of cells: the other networks of the study.
+DECODER = re.compile(r"    x = layers\.UpSampling2D.*?(?=    logits = )", re.DOTALL)
+TRANSPOSED = """    options = {'strides': 2, 'padding': 'same', 'activation': 'relu'}
+    x = layers.Conv2DTranspose(32, 3, name='conv4', **options)(x)
+    x = layers.Cropping2D(((0, 1), (0, 1)), name='crop')(x)
+    x = layers.Conv2DTranspose(64, 3, name='conv5', **options)(x)
+    x = layers.Conv2DTranspose(64, 3, name='conv6', **options)(x)
 """
+ENCODER_TOO = re.compile(r"    conv1 = .*?(?=    logits = )", re.DOTALL)
+CHAIN = """    x = inputs
+    for name in ('conv1', 'conv2', 'conv3', 'conv4'):
+        x = layers.Conv2D(64, 3, padding='same', activation='relu', name=name)(x)
+"""
+SEQUENTIAL = re.compile(r"dense = keras\.Sequential\(.*?name=f'dense_\{units\}'\)", re.DOTALL)
+BYPASS = """inputs = keras.Input((28, 28, 1))
+    flat = layers.Flatten()(inputs)
+    logits = layers.Dense(784)(layers.Dense(units, activation='relu')(flat))
+    logits = layers.Add()([logits, layers.EinsumDense('ab,b->ab', output_shape=(784,))(flat)])
+    dense = keras.Model(inputs, layers.Reshape((28, 28, 1))(logits))"""
+TARGET, NOISY_TARGET = 'noise_seed), images / 255', 'noise_seed), add_noise(images / 255, noise_seed + 1)'
 SQUARED = 'loss=lambda clean, logits: tf.reduce_mean(tf.square(clean - tf.sigmoid(logits)), axis=-1)'
 CROSS_ENTROPY = 'loss=keras.losses.BinaryCrossentropy(from_logits=True)'
+
+
+def mean_of_clipped(pixel, factor=ARTICLE['ConvDAE']['noise_factor']):
+    """Return the mean of what noise and clipping make of a pixel in [0, 1]: black comes out as grey, white as well."""
+    noise = NormalDist(pixel, factor)
+    inside = noise.cdf(1) - noise.cdf(0)    # the mean of a truncated normal distribution, and what piles up at 1
+    return pixel * inside + factor**2 * (noise.pdf(0) - noise.pdf(1)) + 1 - noise.cdf(1)
+
+
+def undo(images):
+    """Return what clean images must have been if these are the means of noisy ones, taken as linear in between."""
+    black, white = map(mean_of_clipped, (0, 1))
+    return np.clip((images - black) / (white - black), 0, 1)
 
 
 class Bare(ast.NodeTransformer):
@@ -70,49 +92,59 @@ class Bare(ast.NodeTransformer):
 class Network:
     """A row of the study: a notebook, its seeds with the epochs of each, and what is changed in its cells."""
 
-    def __init__(self, notebook, seeds, units=None, change=None):
-        """Say what is trained. units: of a dense network in ConvDAE. change: from a cell's id and source to another."""
-        self.notebook, self.seeds, self.units, self.change = notebook, seeds, units, change
+    def __init__(self, notebook, seeds, cell='train', change=None, units=None, after=None, **parameters):
+        """Say what is trained.
+
+        cell: its name; it trains. change: name of a cell, what to look for in it, what to put in its place.
+        units: of a dense network in ConvDAE. after: a function of what the network puts out. Others are parameters.
+        """
+        self.notebook, self.seeds, self.cell, self.change, self.units = notebook, seeds, cell, change, units
+        self.after, self.more = after, parameters
 
     def cells(self):
-        """Return id -> source of the cells that are run, in the notebook's order, but those that train at the end.
+        """Return name -> source of the cells that are run, in the notebook's order, but those that train at the end.
 
         Raises ValueError when the change no longer fits the notebook and would change nothing.
         """
-        wanted = BEFORE + CELLS[self.notebook]
-        if self.units:    # trained as in the comparison: not the convolutional network
-            wanted = [cell_id for cell_id in wanted if cell_id != 'train'] + ['dense']
-        plain = cells = {cell.id: cell.source for cell in nbformat.read(
-            ROOT / f'{self.notebook}.ipynb', as_version=4).cells if cell.id in wanted}
+        wanted = BEFORE + [name for name in CELLS[self.notebook] if name != 'train'] + ['networks', self.cell]
+        cells = {name: source for name, source in read_cells(self.notebook).items() if name in wanted}
         if self.change:
-            cells = {cell_id: self.change(cell_id, source) for cell_id, source in plain.items()}
-            if cells == plain:
+            name, old, new = self.change
+            before = cells[name]
+            cells[name] = before.replace(old, new) if isinstance(old, str) else old.sub(lambda _: new, before)
+            if cells[name] == before:
                 raise ValueError(f'{self.notebook} has no cell that this network of the study could change')
-        return {cell_id: cells[cell_id] for cell_id in sorted(cells, key=lambda each: each in TRAINING)}
+        return {name: cells[name] for name in sorted(cells, key=lambda each: each in TRAINING)}
 
     def digest(self):
         """Return the SHA-256 of what results depend on: settings, and code without what only describes or prints."""
-        trees = [Bare().visit(ast.parse(source)) for cell_id, source in self.cells().items() if cell_id not in BEFORE]
-        settings = repr([ARTICLE[self.notebook], BATCH_SIZE, self.units, NOISE_SEED])
+        trees = [Bare().visit(ast.parse(source.removeprefix('%%time\n')))
+                 for name, source in self.cells().items() if name not in BEFORE]
+        settings = repr([self.parameters(0), NOISE_SEED, self.after and self.after.__name__])
         return hashlib.sha256('\n'.join([settings, *map(ast.unparse, trees)]).encode()).hexdigest()
 
     def parameters(self, seed):
         """Return the parameters of a run."""
-        return {**ARTICLE[self.notebook], 'batch_size': BATCH_SIZE, 'seed': seed, 'epochs': self.seeds[seed],
+        return {**ARTICLE[self.notebook], **self.more, 'batch_size': BATCH_SIZE, 'seed': seed,
+                'skip_epochs' if self.cell == 'skip' else 'epochs': self.seeds[seed],
                 **({'dense_units': [self.units]} if self.units else {})}
 
 
+FIVE, THREE = {0: 30, 1: 30, 2: 30, 3: 10, 4: 10}, dict.fromkeys(range(3), 10)    # from a seed to the epochs
 STUDY = {
-    'convolutional': Network('ConvDAE', {0: 30, 1: 30, 2: 30, 3: 10, 4: 10}),
-    'dense 32': Network('ConvDAE', dict.fromkeys(range(5), 30), 32),
-    'dense 76': Network('ConvDAE', dict.fromkeys(range(5), 30), 76),
-    'dense 512': Network('ConvDAE', {0: 150, 1: 150, 2: 150, 3: 30, 4: 30}, 512),
-    'transposed convolutions': Network('ConvDAE', dict.fromkeys(range(3), 10), None, lambda cell_id, source: (
-        TRANSPOSED if cell_id == 'decoder' else source)),
-    'bilinear upsampling': Network('ConvDAE', dict.fromkeys(range(3), 10), None, lambda cell_id, source: (
-        source.replace('UpSampling2D(2,', "UpSampling2D(2, interpolation='bilinear',"))),
-    'EasyDAE, squared error': Network('EasyDAE', dict.fromkeys(range(3), 30), None, lambda cell_id, source: (
-        source.replace(CROSS_ENTROPY, SQUARED))),
+    'convolutional': Network('ConvDAE', FIVE),
+    'skip connections': Network('ConvDAE', FIVE, 'skip'),
+    'dense 32': Network('ConvDAE', dict.fromkeys(range(5), 30), 'dense', units=32),
+    'dense 76': Network('ConvDAE', dict.fromkeys(range(5), 30), 'dense', units=76),
+    'dense 512': Network('ConvDAE', {0: 150, 1: 150, 2: 150, 3: 30, 4: 30}, 'dense', units=512),
+    'dense 512 with a bypass': Network('ConvDAE', THREE, 'dense', ('dense', SEQUENTIAL, BYPASS), 512),
+    'plain chain': Network('ConvDAE', dict.fromkeys(range(3), 3), change=('model', ENCODER_TOO, CHAIN), fast=False),
+    'transposed convolutions': Network('ConvDAE', THREE, change=('model', DECODER, TRANSPOSED), fast=False),
+    'bilinear upsampling': Network('ConvDAE', THREE, fast=False, change=(
+        'model', 'UpSampling2D(2,', "UpSampling2D(2, interpolation='bilinear',")),
+    'noisy targets, undone': Network('ConvDAE', THREE, change=('batches', TARGET, NOISY_TARGET), after=undo),
+    'EasyDAE, squared error': Network('EasyDAE', dict.fromkeys(range(3), 30), change=(
+        'compile', CROSS_ENTROPY, SQUARED)),
     'BasicAE': Network('BasicAE', dict.fromkeys(range(5), 20)),
 }
 
@@ -144,22 +176,24 @@ def train(name, seed, folder):
         test_images = space['test_images']
         given = test_images if network.notebook == 'BasicAE' else space['add_noise'](test_images, NOISE_SEED).numpy()
         images = space['reconstruct'](model, given)
+        images = network.after(images) if network.after else images
         values = dict(zip(('cross-entropy', 'psnr', 'ssim'), map(float, space['measure'](images))))
         if network.notebook == 'ConvDAE':
             values['highest frequencies'] = highest_frequencies(images)
-        return {key: round(value, 4) for key, value in values.items()}
+        return {key: round(float(value), 4) for key, value in values.items()}
 
-    for cell_id, source in cells.items():
-        if cell_id == 'parameters':
+    for cell, source in cells.items():
+        if cell == 'parameters':
             source += ''.join(f'\n{key} = {value!r}' for key, value in network.parameters(seed).items())
             source += f'\ndata_dir = {folder!r}'
         shell.run_cell(source.replace('%matplotlib inline', '')).raise_error()
-        if cell_id == 'plot':
-            class Watch(space['keras'].callbacks.Callback):
-                """Takes the place of what shows the loss: records, measures, and counts seconds."""
+        if cell == 'progress':
+            class Watch(space['keras'].callbacks.History):
+                """Takes the place of what shows how far the training is: records, measures, and counts seconds."""
 
-                def __init__(self, *_):
+                def __init__(self, _):
                     super().__init__()
+                    self.history = {'loss': [], 'seconds': []}
 
                 def on_epoch_begin(self, epoch, logs=None):
                     self.start = clocks()
@@ -175,17 +209,19 @@ def train(name, seed, folder):
                     print(f'  epoch {epoch + 1} of {self.params["epochs"]}, loss {logs["loss"]:.4f}, {passed:.1f} s'
                           f'{"" if quiet[-1] else ", while others were at work"}', flush=True)
 
-            space |= {'progress': Watch} if network.notebook == 'ConvDAE' else {'show_loss': Watch()}
+            if network.notebook == 'ConvDAE':
+                space['Progress'] = Watch
+            else:
+                space['show_loss'] = Watch('')
     if any(quiet):    # what was disturbed took as long as the others
         typical = median(second for second, calm in zip(seconds, quiet) if calm)
         run['seconds'] = round(sum(second if calm else typical for second, calm in zip(seconds, quiet)), 1)
     if network.notebook == 'BasicAE':
         high = space['high_rate_model']
-        encoder = space['keras'].Model(high.input, high.get_layer('hidden').output)
-        hidden = encoder.predict(space['test_images'], verbose=0)
+        hidden = space['encode'](high, space['test_images'])
         run |= {'losses at 0.01': [round(loss, 5) for loss in high.history.history['loss']],
                 'dead units at 0.01': int((hidden.max(axis=0) == 0).sum())}
-    trained = space['dense'] if network.units else space['model']
+    trained = space[{'dense': 'dense', 'skip': 'skip_model'}.get(network.cell, 'model')]
     about = {'weights': trained.count_params(),
              'highest frequencies of clean images': round(float(highest_frequencies(space['test_images'])), 4)}
     return about, run
@@ -292,8 +328,7 @@ def main():
     if names and (missing := [file for file in (TRAIN, TEST) if not (arguments.data / file).exists()]):
         parser.error(f'no {" and no ".join(missing)} in {arguments.data}: run a notebook or name a folder with --data')
     for file in (TRAIN, TEST) if names else ():
-        content = gzip.decompress((arguments.data / file).read_bytes())
-        if hashlib.sha256(content).hexdigest() not in STUDY['convolutional'].cells()['load_images']:
+        if hashlib.sha256((arguments.data / file).read_bytes()).hexdigest() not in read_cells('ConvDAE')['load_images']:
             parser.error(f'{file} in {arguments.data} is not that of MNIST, on which the claims are tested')
     today = {name: record[name] if record.get(name, {}).get('cells') == STUDY[name].digest() else
              {'cells': STUDY[name].digest(), 'runs': {}} for name in names}

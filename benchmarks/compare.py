@@ -42,23 +42,33 @@ TRAIN, TEST = 'train-images-idx3-ubyte.gz', 't10k-images-idx3-ubyte.gz'
 # of an epoch takes time too, so a part must not be too small.
 IMAGES = {'BasicAE': 60_000, 'EasyDAE': 60_000, 'ConvDAE': 40 * 128, 'batches': 8 * 512}
 EPOCHS = {'BasicAE': 2, 'EasyDAE': 2, 'ConvDAE': 1, 'batches': 1}
-DRAWING = {'look', 'noise'}    # cells before the training that only draw
+DRAWING = {'look', 'noise', 'filters', 'loss'}    # cells before the training that only draw
 GRAPH = "the original's loop, graph API"
 # Has glibc's malloc keep freed memory, in place of handing it back and taking it anew, page by page, in each step.
 KEPT = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': '100000000000', 'MALLOC_TOP_PAD_': '536870912'}
 
 
+def code_cells(notebook):
+    """Return the code cells of a notebook by their names: the tags that do not fold them."""
+    return {next(tag for tag in cell.metadata.tags if tag != 'hide-input'): cell
+            for cell in notebook.cells if cell.cell_type == 'code'}
+
+
+def read_cells(name):
+    """Return name -> source of the code cells of a notebook of the project."""
+    return {key: cell.source for key, cell in code_cells(nbformat.read(ROOT / f'{name}.ipynb', as_version=4)).items()}
+
+
 def training_cells(name, **parameters):
-    """Return id -> source of a notebook's cells up to the training, with other parameters behind its own."""
+    """Return name -> source of a notebook's cells up to the training, with other parameters behind its own."""
     sources = {}
-    for cell in nbformat.read(ROOT / f'{name}.ipynb', as_version=4).cells:
-        if cell.cell_type == 'code' and cell.id not in DRAWING:
-            sources[cell.id] = cell.source
-        if cell.id == 'parameters':
-            sources['injected'] = '\n'.join(f'{key} = {value!r}' for key, value in parameters.items())
-        if cell.id == 'train':
-            break
-    return sources
+    for key, source in read_cells(name).items():
+        if key not in DRAWING:
+            sources[key] = source
+        if key == 'parameters':
+            sources['injected'] = '\n'.join(f'{name} = {value!r}' for name, value in parameters.items())
+        if key == 'train':
+            return sources
 
 
 class Kernel:
@@ -179,7 +189,8 @@ def begin(stack, name, side, folder):
 
 def measure(kernel, cell, epochs):
     """Train a side for so many epochs more; return seconds on a clock and of processors, and minor page faults."""
-    kernel.run(f'epochs = {epochs} + len(globals().get("losses", []))')    # a notebook goes on where it stopped
+    before = 'len(history.history["loss"]) if "history" in globals() else 0'    # a notebook goes on where it stopped
+    kernel.run(f'epochs = {epochs} + ({before})')
     before, _, after = (kernel.run(each) for each in ('compare.usage()', cell, 'compare.usage()'))
     return np.subtract(json.loads(after), json.loads(before))[:3]
 

@@ -2,9 +2,9 @@
 
 A notebook downloads MNIST into MNIST_data/ where it is missing; nothing else changes.
 
-With --in-place the notebooks and the pages in notebooks/ are replaced, each when its notebook has run to the end on
-MNIST with the settings of the original. With --pages nothing runs: the pages in notebooks/ are renewed from the stored
-runs. When a cell fails, what ran until then is in build/.
+With --in-place the notebooks, the pages and the networks in notebooks/ are replaced, each when its notebook has run to
+the end on MNIST with the settings of the original. With --pages nothing runs: the pages in notebooks/ are renewed from
+the stored runs. When a cell fails, what ran until then is in build/.
 """
 import argparse
 import base64
@@ -22,6 +22,14 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ('BasicAE', 'EasyDAE', 'ConvDAE')
+# Run after a notebook: keeps the networks that its page shows, and prints the digits that it begins with.
+KEEP = """import base64
+for name, network in globals().get('networks', {{model.name: model}}).items():
+    if name in ('BasicAE', 'EasyDAE', 'convolutional', 'skip connections', 'dense 76'):
+        path = name.replace('convolutional', 'ConvDAE').replace(' ', '_')
+        keras.Model(network.inputs, network.outputs).save(f'{folder}/{{path}}.keras')
+print(base64.b64encode(np.uint8(255 * test_images[shown] + 0.5)).decode())
+"""
 
 
 class Runner(NotebookClient):
@@ -31,12 +39,28 @@ class Runner(NotebookClient):
         """Handle a message from the kernel as usual; print the text in it."""
         content = message['content']
         clear_line = '\r\033[K' if sys.stdout.isatty() else ''
-        if message['msg_type'] == 'stream':
+        if message['msg_type'] == 'stream' and content['name'] == 'stdout':
             lines = [f'    {line}\n' for line in content['text'].splitlines() if line.strip()]
             print(clear_line + ''.join(lines), end='', flush=True)
         elif message['msg_type'] == 'update_display_data' and clear_line and 'image/png' not in content['data']:
             print(f'{clear_line}    {content["data"]["text/plain"]}', end='', flush=True)
         return super().process_message(message, cell, cell_index)
+
+
+def read(name):
+    """Return a notebook of the project; end with one sentence when another program has saved it without its tags."""
+    notebook = nbformat.read(ROOT / f'{name}.ipynb', as_version=4)
+    if not {'setup', 'parameters', 'curve'} <= {*code_cells(notebook)}:
+        sys.exit(f'{name}.ipynb has lost the tags of its cells (setup, parameters, ...), by which they are found: '
+                 'get the file anew. Nothing was written.')
+    return notebook
+
+
+def code_cells(notebook):
+    """Return the code cells by their names: the first tag of each that does not fold it, or else its number."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == 'code']
+    return {next((tag for tag in cell.metadata.get('tags', []) if tag != 'hide-input'), f'number {number}'): cell
+            for number, cell in enumerate(cells, start=1)}
 
 
 def code_digest(notebook):
@@ -47,34 +71,40 @@ def code_digest(notebook):
 
 def run(name, notebook):
     """Run a notebook in the project's folder; return what stopped it, or None. What ran until then is kept."""
-    code_cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == 'code'}
-    for cell in code_cells.values():
+    cells, problem, digest = code_cells(notebook), None, code_digest(notebook)
+    (ROOT / 'build').mkdir(exist_ok=True)
+    for cell in cells.values():
         cell.outputs, cell.execution_count = [], None
-    parameters, problem = code_cells['parameters'].source, None
+    parameters = cells['parameters'].source
     if 'model_file = ' in parameters:    # what the notebook keeps goes to build/ too
-        (ROOT / 'build').mkdir(exist_ok=True)
-        code_cells['parameters'].source += "\nmodel_file = os.path.join('build', os.path.basename(model_file))"
+        cells['parameters'].source += "\nmodel_file = os.path.join('build', os.path.basename(model_file))"
+    notebook.cells.append(kept := nbformat.v4.new_code_cell(KEEP.format(folder='build')))
 
     def announce(cell, cell_index):
-        if cell.id in code_cells:
-            print(f'{name}: cell {[*code_cells].index(cell.id) + 1} of {len(code_cells)}, {cell.id}', flush=True)
+        number = sum(each.cell_type == 'code' for each in notebook.cells[:cell_index])
+        if cell.cell_type == 'code' and cell is not kept:
+            print(f'{name}: cell {number + 1} of {len(cells)}, {[*cells][number]}', flush=True)
 
     try:
-        Runner(notebook, timeout=None, coalesce_streams=True, record_timing=False, on_cell_start=announce,
-               resources={'metadata': {'path': str(ROOT)}},
+        Runner(notebook, timeout=None, kernel_name='python3', coalesce_streams=True, record_timing=False,
+               on_cell_start=announce, resources={'metadata': {'path': str(ROOT)}},
                config=Config(KernelManager={'transport_encryption': 'auto'})).execute()
     except Exception as error:    # a cell has failed, the kernel has died, or you have interrupted it
         problem = str(error) or 'Interrupted.'
-    code_cells['parameters'].source = parameters
-    notebook.metadata = {**{key: notebook.metadata[key] for key in ('kernelspec', 'language_info')},
-                         'executed_code_sha256': None if problem else code_digest(notebook)}
+    notebook.cells.remove(kept)
+    cells['parameters'].source = parameters
+    cells['setup'].outputs = [output for output in cells['setup'].outputs    # without TensorFlow's log lines
+                              if output.get('name') != 'stderr' or problem]
+    notebook.metadata = {'kernelspec': {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'},
+                         'language_info': notebook.metadata.get('language_info', {'name': 'python'}),
+                         'executed_code_sha256': None if problem else digest,
+                         'digits': None if problem else kept.outputs[0].text.strip()}
     return problem
 
 
-def pictures(notebook, cell_id):
-    """Return the pictures of the cell of that id: from the alternative text of each to its bytes."""
+def pictures(cell):
+    """Return the pictures of a cell: from the alternative text of each to its bytes."""
     return {output.metadata['image/png']['alt']: base64.b64decode(output.data['image/png'])
-            for cell in notebook.cells if cell.id == cell_id
             for output in cell.outputs if 'image/png' in output.get('data', {})}
 
 
@@ -104,25 +134,30 @@ def main():
     """Run what the command line asks for, and say where the pages are."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument('--in-place', action='store_true', help='replace the notebooks and the pages in notebooks/')
+    instead.add_argument('--in-place', action='store_true', help='replace the notebooks and what is in notebooks/')
     instead.add_argument('--pages', action='store_true', help='run nothing, renew the pages in notebooks/')
     parser.add_argument('names', nargs='*', metavar='name', help='notebooks (default: all three)')
     arguments, written = parser.parse_args(), []
     if unknown := set(arguments.names) - set(NOTEBOOKS):
         parser.error(f'there is no notebook {", ".join(sorted(unknown))}: choose from {", ".join(NOTEBOOKS)}')
-    for name in arguments.names or NOTEBOOKS:
-        notebook = nbformat.read(ROOT / f'{name}.ipynb', as_version=4)
+    notebooks = {name: read(name) for name in arguments.names or NOTEBOOKS}
+    for name, notebook in notebooks.items():
+        if arguments.pages and (notebook.metadata.get('executed_code_sha256') != code_digest(notebook)
+                                or not pictures(code_cells(notebook)['setup'])):
+            sys.exit(f'{name}.ipynb holds no run of its code, of which a page is made: run "make refresh". '
+                     'Nothing was written.')
+    for name, notebook in notebooks.items():
         problem = None if arguments.pages else run(name, notebook)
         if arguments.in_place and not problem and not any(
-                title.startswith('Training loss, compared with the original') for title in pictures(notebook, 'curve')):
-            problem = 'Data or settings are not those of the original: the title of the loss curve says which.'
+                output.get('metadata', {}).get('as_original') for output in code_cells(notebook)['curve'].outputs):
+            problem = 'Data or settings are not those of the original.'
         stored = (arguments.in_place or arguments.pages) and not problem
         pages = ROOT / ('notebooks' if stored else 'build')
         write(pages / f'{name}.html', page_of(name, notebook).encode())
         if not arguments.pages:
             write((ROOT if stored else pages) / f'{name}.ipynb', f'{nbformat.writes(notebook)}\n'.encode())
         if arguments.in_place and stored and name == 'ConvDAE':    # the picture that opens it, for the README
-            write(pages / 'denoised.png', *pictures(notebook, 'setup').values())
+            write(pages / 'denoised.png', *pictures(code_cells(notebook)['setup']).values())
         if problem:
             sys.exit(f'{problem}\nThis run of {name} is in build/{name}.ipynb and build/{name}.html'
                      f'{"; its stored run stays as it was" * arguments.in_place}.')
