@@ -10,6 +10,9 @@
 
 BIN := .venv/bin
 
+# A pip that is set to install for the user refuses to in .venv.
+export PIP_USER := 0
+
 # The pinned packages are for these Pythons alone; ensurepip, which venv needs, is a package of its own in Debian.
 FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 

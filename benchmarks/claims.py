@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import re
 import time
+from collections import Counter
 from pathlib import Path
 from statistics import NormalDist, median
 
@@ -49,6 +50,11 @@ TRANSPOSED = """    options = {'strides': 2, 'padding': 'same', 'activation': 'r
     x = layers.Conv2DTranspose(64, 3, name='conv5', **options)(x)
     x = layers.Conv2DTranspose(64, 3, name='conv6', **options)(x)
 """
+# The cell `faster` knows one decoder; others are computed layer by layer.
+FAST_DECODER = re.compile(r"        images = tf\.repeat\(.*?(?=        # To one channel)", re.DOTALL)
+LAYERS = """        for layer in self.model.layers[7:-1]:
+            images = layer(images)
+"""
 ENCODER_TOO = re.compile(r"    conv1 = .*?(?=    logits = )", re.DOTALL)
 CHAIN = """    x = inputs
     for name in ('conv1', 'conv2', 'conv3', 'conv4'):
@@ -61,8 +67,8 @@ BYPASS = """inputs = keras.Input((28, 28, 1))
     logits = layers.Add()([logits, layers.EinsumDense('ab,b->ab', output_shape=(784,))(flat)])
     dense = keras.Model(inputs, layers.Reshape((28, 28, 1))(logits))"""
 TARGET, NOISY_TARGET = 'noise_seed), images / 255', 'noise_seed), add_noise(images / 255, noise_seed + 1)'
-SQUARED = 'loss=lambda clean, logits: tf.reduce_mean(tf.square(clean - tf.sigmoid(logits)), axis=-1)'
-CROSS_ENTROPY = 'loss=keras.losses.BinaryCrossentropy(from_logits=True)'
+SQUARED = """def loss(clean, logits):
+    return tf.reduce_mean(tf.square(clean - tf.sigmoid(logits)), axis=-1)"""
 
 
 def mean_of_clipped(pixel, factor=ARTICLE['ConvDAE']['noise_factor']):
@@ -92,13 +98,13 @@ class Bare(ast.NodeTransformer):
 class Network:
     """A row of the study: a notebook, its seeds with the epochs of each, and what is changed in its cells."""
 
-    def __init__(self, notebook, seeds, cell='train', change=None, units=None, after=None, **parameters):
+    def __init__(self, notebook, seeds, cell='train', changes=(), units=None, after=None, **parameters):
         """Say what is trained.
 
-        cell: its name; it trains. change: name of a cell, what to look for in it, what to put in its place.
+        cell: its name; it trains. changes: name of a cell, what to look for in it, what to put in its place.
         units: of a dense network in ConvDAE. after: a function of what the network puts out. Others are parameters.
         """
-        self.notebook, self.seeds, self.cell, self.change, self.units = notebook, seeds, cell, change, units
+        self.notebook, self.seeds, self.cell, self.changes, self.units = notebook, seeds, cell, changes, units
         self.after, self.more = after, parameters
 
     def cells(self):
@@ -108,10 +114,9 @@ class Network:
         """
         wanted = BEFORE + [name for name in CELLS[self.notebook] if name != 'train'] + ['networks', self.cell]
         cells = {name: source for name, source in read_cells(self.notebook).items() if name in wanted}
-        if self.change:
-            name, old, new = self.change
+        for name, old, new in self.changes:
             before = cells[name]
-            cells[name] = before.replace(old, new) if isinstance(old, str) else old.sub(lambda _: new, before)
+            cells[name] = before.replace(old, new) if isinstance(old, str) else old.sub(new, before)
             if cells[name] == before:
                 raise ValueError(f'{self.notebook} has no cell that this network of the study could change')
         return {name: cells[name] for name in sorted(cells, key=lambda each: each in TRAINING)}
@@ -130,6 +135,9 @@ class Network:
                 **({'dense_units': [self.units]} if self.units else {})}
 
 
+# Marks and colours of the figure, as in ConvDAE.
+LOOKS = {'skip connections': ('<', '#009E73'), 'convolutional': ('o', '#0072B2'), 'dense 512': ('v', '#E69F00'),
+         'dense 76': ('D', '#CC79A7'), 'dense 32': ('^', '#D55E00')}
 FIVE, THREE = {0: 30, 1: 30, 2: 30, 3: 10, 4: 10}, dict.fromkeys(range(3), 10)    # from a seed to the epochs
 STUDY = {
     'convolutional': Network('ConvDAE', FIVE),
@@ -137,14 +145,15 @@ STUDY = {
     'dense 32': Network('ConvDAE', dict.fromkeys(range(5), 30), 'dense', units=32),
     'dense 76': Network('ConvDAE', dict.fromkeys(range(5), 30), 'dense', units=76),
     'dense 512': Network('ConvDAE', {0: 150, 1: 150, 2: 150, 3: 30, 4: 30}, 'dense', units=512),
-    'dense 512 with a bypass': Network('ConvDAE', THREE, 'dense', ('dense', SEQUENTIAL, BYPASS), 512),
-    'plain chain': Network('ConvDAE', dict.fromkeys(range(3), 3), change=('model', ENCODER_TOO, CHAIN), fast=False),
-    'transposed convolutions': Network('ConvDAE', THREE, change=('model', DECODER, TRANSPOSED), fast=False),
-    'bilinear upsampling': Network('ConvDAE', THREE, fast=False, change=(
-        'model', 'UpSampling2D(2,', "UpSampling2D(2, interpolation='bilinear',")),
-    'noisy targets, undone': Network('ConvDAE', THREE, change=('batches', TARGET, NOISY_TARGET), after=undo),
-    'EasyDAE, squared error': Network('EasyDAE', dict.fromkeys(range(3), 30), change=(
-        'compile', CROSS_ENTROPY, SQUARED)),
+    'dense 512 with a bypass': Network('ConvDAE', THREE, 'dense', [('dense', SEQUENTIAL, BYPASS)], 512),
+    'plain chain': Network('ConvDAE', dict.fromkeys(range(3), 3), changes=[('model', ENCODER_TOO, CHAIN)], fast=False),
+    'noisy targets, undone': Network('ConvDAE', THREE, changes=[('batches', TARGET, NOISY_TARGET)], after=undo),
+    'transposed convolutions': Network('ConvDAE', THREE, changes=[
+        ('model', DECODER, TRANSPOSED), ('faster', FAST_DECODER, LAYERS)]),
+    'bilinear upsampling': Network('ConvDAE', THREE, changes=[
+        ('model', 'UpSampling2D(2,', "UpSampling2D(2, interpolation='bilinear',"), ('faster', FAST_DECODER, LAYERS)]),
+    'EasyDAE, squared error': Network('EasyDAE', dict.fromkeys(range(3), 30), changes=[
+        ('compile', 'loss = keras.losses.BinaryCrossentropy(from_logits=True)', SQUARED)]),
     'BasicAE': Network('BasicAE', dict.fromkeys(range(5), 20)),
 }
 
@@ -255,7 +264,7 @@ def tables(record):
              '| --- | --- | --- | --- | --- | --- | --- | --- | --- |']
     clean = None
     for name, network in record.items():
-        for epochs in (10, 20, 30, 150) if name != 'BasicAE' else (20,):
+        for epochs in (3, 10, 20, 30, 150) if name != 'BasicAE' else (20,):
             if psnr := measures_after(network, epochs, 'psnr'):
                 cross_entropy, ssim = (measures_after(network, epochs, key) for key in ('cross-entropy', 'ssim'))
                 pattern = measures_after(network, epochs, 'highest frequencies') if 'AE' not in name else []
@@ -267,6 +276,9 @@ def tables(record):
     if clean is not None:
         lines += [f'| the clean images | | | | | | | | {clean:.2f} |', '',
                   'High frequencies: the share of the power of the denoised test images, in per mille.']
+        runs = [run for network in record.values() for run in network['runs'].values()]
+        counts = Counter(run.get('processor', 'not recorded') for run in runs)
+        lines.append('Processors: ' + ', '.join(f'{cpu} ({count} runs)' for cpu, count in sorted(counts.items())) + '.')
     lines += ['', "| last loss of | the original | ours: lowest | median | highest | higher than the original |",
               '| --- | --- | --- | --- | --- | --- |']
     originals = json.loads(ORIGINAL_LOSSES.read_text())
@@ -292,17 +304,17 @@ def draw(record, path):
     import matplotlib as mpl
     mpl.use('agg')
     import matplotlib.pyplot as plt
-    plt.style.use(['default', 'seaborn-v0_8-colorblind', {'font.size': 12}])
+    plt.style.use(['default', {'font.size': 12}])
     figure, sides = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout='constrained')
-    for name in ('convolutional', 'dense 512', 'dense 76', 'dense 32'):
+    for name, (marker, colour) in LOOKS.items():
         runs = record.get(name, {'runs': {}})['runs'].values()
         epochs = sorted({int(each) for run in runs for each in run['measures']})
         for axes, unit in zip(sides, (1, pace(record.get(name, {'runs': {}})))):
             if unit and epochs:
                 psnr = [measures_after(record[name], each, 'psnr') for each in epochs]
                 places = [unit * each for each in epochs]
-                axes.fill_between(places, [*map(min, psnr)], [*map(max, psnr)], alpha=0.3)
-                axes.plot(places, [*map(median, psnr)], marker='.', label=name)
+                axes.fill_between(places, [*map(min, psnr)], [*map(max, psnr)], color=colour, alpha=0.3, lw=0)
+                axes.plot(places, [*map(median, psnr)], colour, marker=marker, markersize=4, label=name)
     for axes, label in zip(sides, ('epochs', 'seconds of training, two cores, no GPU')):
         axes.set(xscale='log', xlabel=label)
         axes.xaxis.set_major_formatter('{x:g}')

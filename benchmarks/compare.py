@@ -12,7 +12,9 @@ Prints the tables of benchmarks/README.md. Without PyTorch its rows stay as they
 machine busy.
 """
 import argparse
+import ast
 import gzip
+import hashlib
 import importlib.metadata
 import importlib.util
 import itertools
@@ -20,6 +22,7 @@ import json
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -69,6 +72,13 @@ def training_cells(name, **parameters):
             sources['injected'] = '\n'.join(f'{name} = {value!r}' for name, value in parameters.items())
         if key == 'train':
             return sources
+
+
+def digest(name):
+    """Return the SHA-256 of the code that a network's notebook trains with, comments aside."""
+    name = 'ConvDAE' if name == 'batches' else name
+    sources = [re.sub('(?m)^%.*', '', source) for source in training_cells(name).values()]
+    return hashlib.sha256('\n'.join(ast.unparse(ast.parse(source)) for source in sources).encode()).hexdigest()
 
 
 class Kernel:
@@ -240,7 +250,7 @@ def compare(group, data, rounds):
                            'ms per step': [round(1000 * each, 2) for each in seconds],
                            'times notebook': 'level' if level else f'{median(ratios):.2f}',
                            'page faults per step': max(0, round(median(faults))), 'peak memory MB': round(peak / 1024)}
-    return {'date': today, 'cores': os.cpu_count(), 'rounds': rounds,
+    return {'date': today, 'cells': digest(group), 'cores': os.cpu_count(), 'rounds': rounds,
             'versions': {**versions, 'malloc of': ' '.join(platform.libc_ver())}, 'images': images, 'sides': sides}
 
 
@@ -255,7 +265,8 @@ def table(record):
             continue
         run = record[cpu][group]
         versions = ', '.join(f'{package} {version}' for package, version in run['versions'].items())
-        lines += [f'**{group}**, {run["date"]}, {cpu}, {run["cores"]} cores, {versions}; '
+        earlier = '' if run.get('cells') == digest(group) else ' (earlier cells)'
+        lines += [f'**{group}**{earlier}, {run["date"]}, {cpu}, {run["cores"]} cores, {versions}; '
                   f'{run["rounds"]} rounds with {run["images"]:,} images:', '',
                   '| trained by | threads | cores busy | ms a step: median (least to most) | images a second '
                   '| times notebook | page faults a step | peak memory, MB |', '|' + ' --- |' * 8]

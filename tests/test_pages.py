@@ -2,10 +2,12 @@
 import re
 import shutil
 
+import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from helpers import NOTEBOOKS, ROOT
 from playwright.sync_api import sync_playwright
+from run_notebooks import page_of
 
 CHROMIUM = next((path for path in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if path), None)
 PHONE, DESKTOP = {'width': 360, 'height': 640}, {'width': 1440, 'height': 900}
@@ -47,6 +49,36 @@ def test_no_line_of_code_is_longer_than_its_box(page):
     page.set_viewport_size({'width': 1100, 'height': 900})
     page.locator('details').evaluate_all('all => all.forEach(each => { each.open = true })')
     assert not page.locator('main .code').evaluate_all(SCROLL)
+
+
+def test_figures_keep_a_readable_size_on_a_phone_and_their_brightness_in_the_dark(page):
+    page.set_viewport_size(PHONE)
+    page.emulate_media(color_scheme='dark')
+    figures = page.locator('.figure').all()
+    assert min(figure.locator('img').bounding_box()['width'] for figure in figures) > 300
+    assert round(max(figure.locator('img').bounding_box()['width'] for figure in figures)) == 34 * 16
+    assert {figure.evaluate('figure => getComputedStyle(figure).filter') for figure in figures} == {'none'}
+
+
+@pytest.mark.filterwarnings('ignore:Non-unique cell id')
+def test_cells_are_found_without_ids_and_their_tables_fit_a_phone(browser):
+    """Another editor drops the ids of cells, or gives two the same."""
+    table = ('| network | weights | cross-entropy | PSNR | SSIM |\n|:--|--:|--:|--:|--:|\n'
+             '| skip connections | 121,281 | 0.0905 | 20.65 | 0.880 |')
+    output = nbformat.v4.new_output('display_data', {'text/markdown': table, 'text/plain': 'a table'})
+    code = nbformat.v4.new_code_cell('# @title Read the data\n1', outputs=[output], metadata={'tags': ['hide-input']})
+    cells = [code, *(nbformat.v4.new_markdown_cell(text) for text in ('# A title', '## Data'))]
+    for cell in cells:
+        cell.id = 'same'
+    with browser.new_page(viewport={'width': 390, 'height': 640}, offline=True) as page:
+        page.set_content(page_of('BasicAE', nbformat.v4.new_notebook(cells=cells, metadata={})))
+        assert page.title() == 'A title'
+        assert page.locator('.contents').count() == 1
+        assert page.locator('summary').first.text_content() == 'Code: read the data'
+        assert page.locator('.table td').all_text_contents()[-1] == '0.880'
+        assert page.locator('.table').evaluate('box => box.scrollWidth <= box.clientWidth')
+        assert page.locator('.code').first.get_attribute('translate') == 'no'
+        assert not page.locator('.live').count()    # no digits were kept
 
 
 def test_links_lead_somewhere(page):

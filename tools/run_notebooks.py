@@ -15,6 +15,7 @@ import re
 import sys
 from pathlib import Path
 
+import live
 import nbformat
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
@@ -22,14 +23,6 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ('BasicAE', 'EasyDAE', 'ConvDAE')
-# Run after a notebook: keeps the networks that its page shows, and prints the digits that it begins with.
-KEEP = """import base64
-for name, network in globals().get('networks', {{model.name: model}}).items():
-    if name in ('BasicAE', 'EasyDAE', 'convolutional', 'skip connections', 'dense 76'):
-        path = name.replace('convolutional', 'ConvDAE').replace(' ', '_')
-        keras.Model(network.inputs, network.outputs).save(f'{folder}/{{path}}.keras')
-print(base64.b64encode(np.uint8(255 * test_images[shown] + 0.5)).decode())
-"""
 
 
 class Runner(NotebookClient):
@@ -71,14 +64,16 @@ def code_digest(notebook):
 
 def run(name, notebook):
     """Run a notebook in the project's folder; return what stopped it, or None. What ran until then is kept."""
-    cells, problem, digest = code_cells(notebook), None, code_digest(notebook)
-    (ROOT / 'build').mkdir(exist_ok=True)
+    cells, problem, digest, build = code_cells(notebook), None, code_digest(notebook), ROOT / 'build'
+    build.mkdir(exist_ok=True)
+    for path in live.files(name, build).values():
+        path.unlink()    # of an earlier run
     for cell in cells.values():
         cell.outputs, cell.execution_count = [], None
     parameters = cells['parameters'].source
     if 'model_file = ' in parameters:    # what the notebook keeps goes to build/ too
         cells['parameters'].source += "\nmodel_file = os.path.join('build', os.path.basename(model_file))"
-    notebook.cells.append(kept := nbformat.v4.new_code_cell(KEEP.format(folder='build')))
+    notebook.cells.append(kept := nbformat.v4.new_code_cell(live.keep(name, build)))    # for the run alone
 
     def announce(cell, cell_index):
         number = sum(each.cell_type == 'code' for each in notebook.cells[:cell_index])
@@ -98,7 +93,7 @@ def run(name, notebook):
     notebook.metadata = {'kernelspec': {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'},
                          'language_info': notebook.metadata.get('language_info', {'name': 'python'}),
                          'executed_code_sha256': None if problem else digest,
-                         'digits': None if problem else kept.outputs[0].text.strip()}
+                         'digits': live.digits(kept)}
     return problem
 
 
@@ -108,17 +103,22 @@ def pictures(cell):
             for output in cell.outputs if 'image/png' in output.get('data', {})}
 
 
-def page_of(name, notebook):
-    """Return a notebook as an HTML page in a folder of the project, with links to pages in place of notebooks."""
+def page_of(name, notebook, folder=ROOT / 'notebooks'):
+    """Return a notebook as an HTML page in a folder of the project, with links to pages in place of notebooks.
+
+    The networks for its live figure are those in the folder; without a folder, or where it has none, there is no such
+    figure. Raises ValueError when a layer is one that the figure does not know.
+    """
     notebook = copy.deepcopy(notebook)
     headings = []    # level and text of each but the title
     for cell in notebook.cells:
         if cell.cell_type == 'markdown':
             cell.source = cell.source.replace('.ipynb)', '.html)').replace('](benchmarks/', '](../benchmarks/')
             headings += re.findall('^(##+) (.*)$', cell.source.replace('`', ''), re.MULTILINE)
-    notebook.metadata |= {'name': name, 'pages': NOTEBOOKS, 'headings': headings}
+    notebook.metadata |= {'name': name, 'pages': NOTEBOOKS, 'headings': headings,
+                          'live': folder and live.figure(name, notebook, folder)}
     exporter = HTMLExporter(template_name='page', extra_template_basedirs=[str(ROOT / 'tools')])
-    colourless = '<span class="(?:w|p|n|nn|nb|bp)">([^<]*)</span>'
+    colourless = '<span (?:class="(?:w|p|n|nn|nb|bp)"|style="color: rgb[^"]*")>([^<]*)</span>'
     return re.sub(colourless, r'\1', exporter.from_notebook_node(notebook)[0])
 
 
@@ -151,11 +151,19 @@ def main():
         if arguments.in_place and not problem and not any(
                 output.get('metadata', {}).get('as_original') for output in code_cells(notebook)['curve'].outputs):
             problem = 'Data or settings are not those of the original.'
+        networks = ROOT / ('notebooks' if arguments.pages else 'build')
+        try:
+            page = page_of(name, notebook, networks)
+        except ValueError as error:    # a layer that the live figure does not know
+            problem, page = problem or str(error), page_of(name, notebook, None)
         stored = (arguments.in_place or arguments.pages) and not problem
         pages = ROOT / ('notebooks' if stored else 'build')
-        write(pages / f'{name}.html', page_of(name, notebook).encode())
+        write(pages / f'{name}.html', page.encode())
         if not arguments.pages:
             write((ROOT if stored else pages) / f'{name}.ipynb', f'{nbformat.writes(notebook)}\n'.encode())
+        if arguments.in_place and stored:    # the networks, for the page and for whom they save a training
+            for path in live.files(name, networks).values():
+                write(pages / path.name, path.read_bytes())
         if arguments.in_place and stored and name == 'ConvDAE':    # the picture that opens it, for the README
             write(pages / 'denoised.png', *pictures(code_cells(notebook)['setup']).values())
         if problem:
