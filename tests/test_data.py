@@ -1,4 +1,4 @@
-"""Where the digits come from: the files in data_dir, a mirror, or the sample; else one sentence says what is wrong."""
+"""Where the digits come from: files in data_dir, the mirror, or the sample; else one sentence says what is wrong."""
 import gzip
 import hashlib
 import re
@@ -8,10 +8,9 @@ import socket
 import numpy as np
 import pytest
 from compare import TEST, TRAIN, read_pixels
-from helpers import NOBODY, SAMPLE, cells_up_to, code_cells, idx, read_notebook
+from helpers import NOBODY, SAMPLE, code_cells, idx, prepared, printed, read_notebook, run_cells
 
 GENUINE = (SAMPLE / TEST).read_bytes()
-FIT = f'{SAMPLE.as_uri()}/'    # a mirror may be any address that Python can open
 
 
 def contents(folder):
@@ -21,74 +20,91 @@ def contents(folder):
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """Return a function that reads the digits as BasicAE does; the sample, which mirrors send, passes for MNIST."""
+    """Return a function that reads the digits as BasicAE does; the sample, which a mirror sends, passes for MNIST."""
     shutil.copytree(SAMPLE, tmp_path / 'MNIST_data' / 'sample')
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('IPYTHONDIR', str(tmp_path.parent / 'ipython'))
     known = re.findall(r'\b[0-9a-f]{64}\b', code_cells(read_notebook('BasicAE'))['load_images'].source)
-    digests = [hashlib.sha256(gzip.decompress((SAMPLE / name).read_bytes())).hexdigest() for name in (TRAIN, TEST)]
+    digests = [hashlib.sha256((SAMPLE / name).read_bytes()).hexdigest() for name in (TRAIN, TEST)]
     changes = {**dict(zip(known, digests)), 'setdefaulttimeout(10)': 'setdefaulttimeout(2)'}    # a test is in haste
-    yield lambda data_dir, *mirrors: cells_up_to(
-        'BasicAE', 'images', {**changes, str(NOBODY): str([*mirrors] or NOBODY)}, data_dir=data_dir)
+
+    def load_from(data_dir, mirror=NOBODY):
+        cells = code_cells(prepared('BasicAE', {**changes, NOBODY: mirror}, data_dir=data_dir))
+        wanted = [cells[name] for name in ('setup', 'parameters', 'injected', 'load_images', 'images')]
+        space = run_cells(wanted)
+        np.testing.assert_array_equal(space.train_images, read_pixels(SAMPLE / TRAIN))
+        np.testing.assert_allclose(space.test_images * 255, read_pixels(SAMPLE / TEST), atol=1e-4)
+        return ''.join(map(printed, wanted[3:]))
+
+    yield load_from
     socket.setdefaulttimeout(None)
 
 
-@pytest.mark.parametrize(('unpacked', 'packed'), [(False, True), (True, False), (True, True)])
-def test_files_of_your_own_are_used_known_by_content_and_never_changed(unpacked, packed, tmp_path, load):
-    """Packed by another program, unpacked, or both, as torchvision leaves them."""
+@pytest.mark.parametrize('layout', ['packed anew', 'unpacked', 'both', 'folders', 'folders, packed too'])
+def test_files_of_your_own_are_read_and_never_changed(layout, tmp_path, load):
+    """As other programs leave them: torchvision keeps both, Kaggle unpacks each into a folder of its name."""
     folder = shutil.copytree(SAMPLE, tmp_path / 'own')
     for path in (folder / TRAIN, folder / TEST):
-        content = gzip.decompress(path.read_bytes())
-        path.write_bytes(gzip.compress(content, 1)) if packed else path.unlink()
-        path.with_suffix('').write_bytes(content) if unpacked else None
-    before, space = contents(folder), load(str(folder))
-    np.testing.assert_array_equal(space['train_images'], read_pixels(SAMPLE / TRAIN))
-    np.testing.assert_allclose(space['test_images'] * 255, read_pixels(SAMPLE / TEST), atol=1e-4)
-    assert (list(space['is_mnist'].values()), contents(folder)) == ([True, True], before)
+        content, plain = gzip.decompress(path.read_bytes()), path.with_suffix('')
+        path.write_bytes(gzip.compress(content, 1)) if 'packed' in layout.split() or layout == 'both' else path.unlink()
+        if 'folders' in layout:
+            plain.mkdir()
+            plain = plain / plain.name
+        plain.write_bytes(content) if layout != 'packed anew' else None
+    before = contents(tmp_path)
+    assert load('~/own') == f'4,000 training images and 1,000 test images from {folder}\n'
+    assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize('data_dir', ['own', 'MNIST_data', 'mistyped', '', None, ['a', 'b']])
+@pytest.mark.parametrize('data_dir', ['own', 'MNIST_data', 'mistyped', ''])
 def test_a_data_dir_without_both_files_is_named_and_neither_filled_nor_made(data_dir, tmp_path, load):
     for folder in ('own', 'MNIST_data'):
         shutil.copytree(SAMPLE, tmp_path / folder, dirs_exist_ok=True)
         (tmp_path / folder / TEST).rename(tmp_path / folder / 't10k-images-idx3-ubyte (1).gz')
-    before, holds = contents(tmp_path), r'holds t10k-images-idx3-ubyte \(1\)\.gz|is no folder'
-    with pytest.raises(FileNotFoundError, match=rf'^data_dir is .*, which ({holds}).*, then run all cells\.$'):
-        load(data_dir, FIT)
+    before = contents(tmp_path)
+    missing = TEST if data_dir in ('own', 'MNIST_data') else TRAIN
+    with pytest.raises(FileNotFoundError, match=(
+            rf'^{missing[:-3]} is not in data_dir = {data_dir!r}, nor {missing}: [^\n]*, then run all cells\.$')):
+        load(data_dir, SAMPLE.as_uri() + '/')
     assert contents(tmp_path) == before
 
 
-def test_without_files_and_network_the_sample_is_used(load, capsys):
-    load('MNIST_data')
-    assert re.search(r'No MNIST in .* and no download \(.+\): on to the sample .*\n4,000 ', capsys.readouterr().out)
-
-
 @pytest.mark.parametrize(('content', 'reason'), [
-    (GENUINE[:len(GENUINE) // 2], 'Compressed file ended'), (b'<!DOCTYPE html>', 'Not a gzipped file'),
+    (GENUINE[:len(GENUINE) // 2], 'Compressed file ended'), (b'<!DOCTYPE html>', 'Not a gzipped file'), (b'', ''),
     (GENUINE[:90000] + bytes([GENUINE[90000] ^ 1]) + GENUINE[90001:], 'Error -3|CRC check failed'),
-    (idx(80, 2049, 80), r'header is \[2049, 80'), (idx(2 * 784, 2051, 3, 28, 28), r'2051, 3, .* 1568 pixels'),
-    (idx(2 * 1024, 2051, 2, 32, 32), r'2051, 2, 32, 32\], and 2048 pixels')],
-    ids=['cut short', 'web page', 'flipped bit', 'labels', 'fewer images than its header says', 'larger images'])
+    (idx(80, 2049, 80), r'it begins with \[2049, 80'), (idx(2 * 784, 2051, 3, 28, 28), 'size 1568 into shape'),
+    (idx(2 * 1024, 2051, 2, 32, 32), r'2051, 2, 32, 32\]')],
+    ids=['cut short', 'web page', 'empty', 'flipped bit', 'labels', 'fewer images than it says', 'larger images'])
 def test_a_damaged_archive_is_named_and_left_as_it_is(content, reason, tmp_path, load):
     folder = shutil.copytree(SAMPLE, tmp_path / 'own')
     (folder / TEST).write_bytes(content)
-    with pytest.raises(ValueError, match=rf'^{TEST} in {folder} cannot be read .*({reason}).*, then run all cells\.$'):
+    with pytest.raises(ValueError, match=(
+            rf'^{folder / TEST} cannot be read as images [^\n]*({reason})[^\n]*, then run all cells\.$')):
         load(str(folder))
     assert (folder / TEST).read_bytes() == content
 
 
-@pytest.mark.parametrize('files', [
-    {}, {TEST: GENUINE}, {TEST: GENUINE, TRAIN: GENUINE[:9000]}, {TEST: GENUINE, TRAIN: b'<!DOCTYPE html>'}])
-def test_what_is_no_mirror_of_both_is_left_for_the_next_and_nothing_of_it_is_kept(files, load, tmp_path):
+def test_mnist_is_fetched_whole_into_the_usual_folder_and_read_there_ever_after(load, tmp_path):
     (tmp_path / 'MNIST_data' / 't10k-labels-idx1-ubyte.gz').write_bytes(b'')    # labels do not matter
+    before = contents(tmp_path / 'MNIST_data')
+    said = load('MNIST_data', SAMPLE.as_uri() + '/')
+    assert re.fullmatch(r'Downloading MNIST from file:.*\n4,000 .* from MNIST_data\n', said)
+    assert contents(tmp_path / 'MNIST_data') == {**before, **contents(SAMPLE)}
+    assert load('MNIST_data') == said.splitlines(keepends=True)[-1]
+
+
+@pytest.mark.parametrize('files', [
+    {}, {TRAIN: (SAMPLE / TRAIN).read_bytes()}, {TEST: GENUINE, TRAIN: GENUINE[:9000]},
+    {TRAIN: (SAMPLE / TRAIN).read_bytes(), TEST: b'<!DOCTYPE html>'}, None],
+    ids=['absent', 'half', 'cut short', 'web page', 'silent'])
+def test_from_a_mirror_that_fails_nothing_is_kept_and_the_sample_is_used(files, load, tmp_path):
     (mirror := tmp_path / 'mirror').mkdir()
-    for name, content in files.items():
+    for name, content in (files or {}).items():
         (mirror / name).write_bytes(content)
     before = contents(tmp_path / 'MNIST_data')
-    load('MNIST_data', mirror.as_uri() + '/', FIT)
-    assert contents(tmp_path / 'MNIST_data') == {**before, **contents(SAMPLE)}
-
-
-def test_a_mirror_that_hangs_is_left_for_the_next(load, tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as silent:
-        load('MNIST_data', f'http://127.0.0.1:{silent.getsockname()[1]}/', FIT)
-    assert (tmp_path / 'MNIST_data' / TRAIN).exists()
+        address = f'http://127.0.0.1:{silent.getsockname()[1]}/' if files is None else mirror.as_uri() + '/'
+        said = load('MNIST_data', address)
+    assert re.search(r'(?s)No download \(.+\): on to the sample in MNIST_data/sample\.\n4,000 .*/sample\n$', said)
+    assert contents(tmp_path / 'MNIST_data') == before

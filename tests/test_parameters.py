@@ -1,59 +1,91 @@
 """Any sensible parameter runs and draws, pictures of digits too; what cannot work says so in one sentence."""
 import os
 import re
+import types
+from unittest import mock
 
+import keras
 import numpy as np
 import pytest
-from helpers import NOTEBOOKS, cells_up_to, code_cells, cut_sample, read_notebook, run_sources
+from helpers import NOTEBOOKS, cells_up_to, code_cells, cut_sample, figures, prepared, printed, read_notebook, run_cells
 from PIL import Image, ImageDraw, ImageOps
 
 IMPOSSIBLE = {    # kinds of values, each once
-    'ConvDAE': [('epochs', 0), ('epochs', 2.5), ('epochs', '10'), ('epochs', None), ('epochs', True), ('epochs', (2,)),
+    'ConvDAE': [('epochs', 0), ('epochs', 2.5), ('epochs', '10'), ('epochs', None), ('epochs', (2,)), ('epochs', [2]),
                 ('batch_size', 301), ('seed', -1), ('learning_rate', float('nan')), ('noise_factor', 1j), ('shown', []),
-                ('shown', 3), ('shown', [50]), ('shown', [[1, 2], [3]]), ('shown', range(21)), ('distances', [28]),
-                ('dense_units', [0, 32]), ('fast', 'no'), ('precision', 'float8')],
-    'EasyDAE': [('hidden_units', 10.5)], 'BasicAE': [('sizes', [1.5]), ('size_epochs', 0)]}
+                ('shown', 3), ('shown', [100]), ('shown', [[1, 2], [3]]), ('distances', [28]), ('dense_units', [0, 32]),
+                ('skip_epochs', 0), ('noise_factors', [-0.1]), ('fast', 'no'), ('precision', 'float8')],
+    'EasyDAE': [('hidden_units', 10.5), ('average_of', 100), ('average_factors', [0.0]), ('averaged', 101),
+                ('sizes', [785]), ('size_epochs', 0)],
+    'BasicAE': [('sizes', [1.5]), ('size_epochs', 0), ('original_learning_rate', 0)]}
 
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory):
-    """Return a folder with 300 training and 50 test images."""
+    """Return a folder with 300 training and 100 test images."""
     return cut_sample(tmp_path_factory.mktemp('tiny') / 'data')
 
 
 @pytest.fixture(scope='module')
-def checked(tiny):
-    """Return a function that runs a notebook's check with parameters changed, and returns its variables."""
+def check(tiny):
+    """Return a function that runs a notebook's check with variables changed, and returns all of them."""
     spaces = {name: cells_up_to(name, 'check', data_dir=tiny, batch_size=30) for name in NOTEBOOKS}
-    checks = {name: code_cells(read_notebook(name))['check'].source for name in NOTEBOOKS}
-    return lambda name, **parameters: run_sources([checks[name]], **{**spaces[name], **parameters})
+
+    def check_with(name, **changes):
+        with mock.patch.multiple(spaces[name], **changes):
+            return run_cells([code_cells(read_notebook(name))['check']], spaces[name]).as_original
+    return check_with
 
 
 @pytest.mark.parametrize(('name', 'parameter', 'value'), [
     (name, *each) for name in NOTEBOOKS for each in IMPOSSIBLE[name]])
-def test_a_value_that_cannot_work_is_named_in_one_sentence(name, parameter, value, checked):
+def test_a_value_that_cannot_work_is_named_in_one_sentence(name, parameter, value, check):
     shown = re.escape(repr(value)[:60])
     with pytest.raises(ValueError, match=rf'\b{parameter} (is )?{shown}.*: choose .*, then run all cells\.$'):
-        checked(name, **{parameter: value})
+        check(name, **{parameter: value})
 
 
-def test_a_right_value_of_another_type_becomes_a_plain_number_or_list(checked):
-    space = checked('ConvDAE', seed=np.arange(5)[2], learning_rate=1, shown=np.array([7, 7]))
-    assert repr([space[name] for name in ('seed', 'learning_rate', 'shown')]) == '[2, 1.0, [7, 7]]'
+@pytest.mark.parametrize(('name', 'article', 'others'), [
+    ('BasicAE', dict(hidden_units=64, batch_size=128, original_learning_rate=0.01), dict(learning_rate=0.1, seed=7)),
+    ('EasyDAE', dict(hidden_units=32, noise_factor=0.5, batch_size=128, learning_rate=0.001), dict(epochs=2)),
+    ('ConvDAE', dict(noise_factor=0.5, batch_size=128, learning_rate=0.001), dict(epochs=2))])
+def test_only_mnist_with_the_settings_of_the_original_passes_for_it(name, article, others, check):
+    """Known by the sum of its pixels."""
+    pixels = np.full((60_000, 784), 33, 'uint8')
+    pixels.flat[:14_978_545] += 1
+    assert pixels.sum() == 1_567_298_545
+    assert check(name, **article, **others, train_images=pixels) is True
+    assert check(name, **article) is False
+    for setting, value in article.items():
+        assert check(name, **article | {setting: value * 2}, train_images=pixels) is False
 
 
 @pytest.mark.filterwarnings('error::UserWarning', 'error::RuntimeWarning')
 @pytest.mark.parametrize(('name', 'parameters'), [
-    ('BasicAE', dict(hidden_units=1000, batch_size=300, epochs=2, sizes=[900, 784, 1], size_epochs=1, shown=[7] * 20,
+    ('BasicAE', dict(hidden_units=1000, batch_size=300, epochs=2, sizes=[784], size_epochs=1, shown=[7] * 20,
                      learning_rate=1, original_learning_rate=100)),
-    ('EasyDAE', dict(hidden_units=1, noise_factor=0, batch_size=19, epochs=12, shown=[0], seed=2**31 - 1)),
-    ('ConvDAE', dict(noise_factor=3, epochs=1, dense_units=[1, 4], learning_rate=1, batch_size=60,
-                     shown=range(20), distances=[27, 0], precision='bfloat16'))])
-def test_sensible_extremes_run_and_draw(name, parameters, tiny, tmp_path, monkeypatch, capsys):
+    ('BasicAE', dict(hidden_units=1, batch_size=30, epochs=1, sizes=[784, 1], size_epochs=1, shown=[0])),
+    ('EasyDAE', dict(hidden_units=1, noise_factor=0, batch_size=19, epochs=12, shown=[0], seed=2**31 - 1, averaged=1,
+                     average_of=0, average_factors=[0.1, 100], sizes=[784, 1], size_epochs=1)),
+    ('ConvDAE', dict(noise_factor=3, epochs=1, dense_units=[1, 4], skip_epochs=1, learning_rate=1, batch_size=60,
+                     shown=[*range(20)], distances=[27, 0], noise_factors=[0, 100], precision='bfloat16'))])
+def test_sensible_extremes_run_and_draw(name, parameters, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    losses = cells_up_to(name, [*code_cells(read_notebook(name))][-1], data_dir=tiny, **parameters)['losses']
+    cells = code_cells(prepared(name, data_dir=tiny, **parameters))
+    losses = run_cells(cells.values()).history.history['loss']
     assert len(losses) == parameters['epochs'] and np.isfinite(losses).all()
-    assert 'nan' not in capsys.readouterr().out
+    assert 'nan' not in ''.join(map(printed, cells.values()))
+
+
+def test_a_reader_s_own_layer_runs_to_the_end_with_fast_set_to_false(tiny, tmp_path):
+    cells = code_cells(prepared('ConvDAE', data_dir=tiny, batch_size=30, epochs=1, dense_units=[2], skip_epochs=1,
+                                distances=[1], noise_factors=[0.5], fast=False, model_file=str(tmp_path / 'a.keras')))
+    place = [*cells].index('model') + 1
+    space = run_cells([*cells.values()][:place])
+    space.model = keras.models.clone_model(space.model, clone_function=lambda layer: type(layer).from_config(
+        layer.get_config() | ({'kernel_size': (5, 5)} if layer.name == 'conv1' else {})))
+    run_cells([*cells.values()][place:], space)
+    assert figures(cells['inside'])[0]['rows']['filters of\nconv1'].shape == (5, 5, 5)
 
 
 def draw(size=(600, 800), width=44, ink=(25, 25, 30), paper=(250, 250, 247), light=1):
@@ -78,8 +110,9 @@ KINDS = {    # a picture, and the least correlation of what a person would call 
 
 def read(picture):
     """Run the cell that reads pictures, and return what it has read."""
-    cell = code_cells(read_notebook('ConvDAE'))['read_picture']
-    return run_sources([cell.source], np=np, os=os, picture=picture)['pictures']
+    space = types.ModuleType('notebook')
+    space.np, space.os, space.picture = np, os, picture
+    return run_cells([code_cells(read_notebook('ConvDAE'))['read_picture']], space).pictures
 
 
 @pytest.mark.parametrize('kind', KINDS)

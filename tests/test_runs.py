@@ -1,48 +1,67 @@
-"""Each notebook, run top to bottom by a reader's own tool: what it prints, draws and measures is what it says."""
+"""Each notebook, run top to bottom: what it prints, draws and measures is what it says, computed here a second way."""
+import copy
 import functools
 import json
 import math
+import os
 import re
-import shutil
+import string
+from collections import Counter
+from statistics import NormalDist
 from types import SimpleNamespace
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from compare import TEST, TRAIN, read_pixels
-from helpers import FULL, NOTEBOOKS, ROOT, SAMPLE, assert_clean, cells_up_to, code_cells, execute, figures, printed
+from compare import TEST, TRAIN, code_cells, read_pixels
+from helpers import FULL, NOTEBOOKS, ROOT, assert_clean, cut_sample, execute, figures, prepared, printed, run_cells
+from helpers import table as read_table
+from PIL import Image, ImageDraw
 
 tf.config.threading.set_intra_op_parallelism_threads(1)    # as the dense notebooks do in a kernel of their own
 
-OTHER = {'batch_size': 100, 'learning_rate': 0.002, 'seed': 3, 'shown': [5, 9, 5]}
+OTHER = {'batch_size': 100, 'learning_rate': 0.002, 'seed': 3, 'shown': [5, 9, 2]}
 PARAMETERS = {    # each is another than in the notebook, so that a number written into a cell would show
-    'BasicAE': {**OTHER, 'epochs': 2, 'hidden_units': 37, 'original_learning_rate': 0.05, 'sizes': [2, 37],
+    'BasicAE': {**OTHER, 'epochs': 2, 'hidden_units': 37, 'original_learning_rate': 0.05, 'sizes': [2, 30],
                 'size_epochs': 1},
-    'EasyDAE': {**OTHER, 'epochs': 2, 'hidden_units': 37, 'noise_factor': 0.3},
-    'ConvDAE': {**OTHER, 'epochs': 1, 'noise_factor': 0.3, 'dense_units': [37], 'distances': [0, 4],
-                'model_file': 'kept.keras'},
+    'EasyDAE': {**OTHER, 'epochs': 2, 'hidden_units': 37, 'noise_factor': 0.3, 'average_of': 7, 'averaged': 4,
+                'average_factors': [0.8, 0.3], 'sizes': [2, 30], 'size_epochs': 1},
+    'ConvDAE': {**OTHER, 'epochs': 2, 'noise_factor': 0.3, 'dense_units': [37], 'skip_epochs': 1, 'distances': [0, 4],
+                'noise_factors': [0.7, 0.0], 'model_file': '~/kept.keras'},
 }
-SHORT = {'BasicAE': {'sizes': [64], 'size_epochs': 1}, 'EasyDAE': {}, 'ConvDAE': {'dense_units': [8], 'distances': [4]}}
-LAST = {'BasicAE': 'train', 'EasyDAE': 'narrow', 'ConvDAE': 'dense'}    # cells that the tests need to have run
-ROWS = ['convolutional', 'reconstructed', 'denoised', 'EasyDAE,\n37 numbers']    # of the network that a notebook trains
-TEST_IMAGES = read_pixels(SAMPLE / TEST).reshape(-1, 28, 28) / 255
-CONV, DENSE = (pytest.mark.parametrize('run', names, indirect=True) for names in (['ConvDAE'], ['BasicAE', 'EasyDAE']))
+SHORT = {'BasicAE': {'sizes': [64], 'size_epochs': 1},
+         'EasyDAE': {'sizes': [32], 'size_epochs': 1, 'averaged': 10},
+         'ConvDAE': {'dense_units': [8], 'distances': [4], 'noise_factors': [0.5], 'skip_epochs': 1}}
+IMAGES = {'BasicAE': (4000, 1000), 'EasyDAE': (4000, 1000), 'ConvDAE': (1000, 300)}    # of the sample
+MADE = ('reconstructed', 'denoised', 'EasyDAE,\n37 numbers')    # names of rows that the notebook's own network makes
+BASIC, EASY, CONV, DENSE = (pytest.mark.parametrize('run', names, indirect=True) for names in (
+    ['BasicAE'], ['EasyDAE'], ['ConvDAE'], ['BasicAE', 'EasyDAE']))
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """Return a function from a name to what came of a short run of that notebook on the sample, which is made once."""
+    """Return a function from a name to what came of short runs of that notebook, which are made once."""
     @functools.cache
     def run_once(name):
         folder = tmp_path_factory.mktemp('my notebooks, Übung 数字')
-        shutil.copytree(SAMPLE, folder / 'MNIST_data' / 'sample')
-        notebook = execute(name, folder, **PARAMETERS[name])
-        again = cells_up_to(name, LAST[name], data_dir=str(SAMPLE), **PARAMETERS[name])    # in this process
-        model = keras.models.load_model(folder / 'kept.keras') if name == 'ConvDAE' else again['model']
-        networks = {**again.get('networks', {}), **dict.fromkeys(ROWS, model)}
-        return SimpleNamespace(name=name, folder=folder, notebook=notebook, figures=figures(notebook), model=model,
-                               cells=code_cells(notebook), again=again, networks=networks)
+        data = cut_sample(folder / 'MNIST_data', *IMAGES[name])
+        with mock.patch.dict(os.environ, HOME=str(folder)):
+            notebook = execute(name, folder, **PARAMETERS[name])
+            cells = code_cells(prepared(name, data_dir=data, **PARAMETERS[name]))
+            space = run_cells(cells.values())
+            first = copy.deepcopy(cells)
+            *early, last = [*cells][:[*cells].index('model') + 1]
+            run_cells([cells[each] for each in [*early, *early, last, last]], space)
+            built, build = {}, getattr(space, 'autoencoder', None)    # the dense networks, by their size
+            space.autoencoder = lambda size: built.update({size: build(size)}) or built[size]
+            late = [each for each in cells if each not in early and each != last]
+            run_cells([cells[each] for each in late for _ in range(2 - (each == 'train'))], space)
+        train, test = (read_pixels(folder / 'MNIST_data' / each) / 255 for each in (TRAIN, TEST))
+        networks = {**getattr(space, 'networks', {}), **dict.fromkeys(MADE, space.model)}
+        return SimpleNamespace(name=name, folder=folder, notebook=notebook, first=first, cells=cells, space=space,
+                               built=built, networks=networks, train=train, test=test.reshape(-1, 28, 28))
     return run_once
 
 
@@ -51,9 +70,31 @@ def run(request, runs):
     return runs(request.param)
 
 
-def add_noise(images):
-    """Return images under the noise that a notebook puts on all that it tests with."""
-    return np.clip(images + 0.3 * tf.random.stateless_normal(np.shape(images), (3, 0)).numpy(), 0, 1)
+def drawn(run, cell, number=0):
+    """Return what a figure of a cell shows."""
+    return SimpleNamespace(**figures(run.cells[cell])[number])
+
+
+def steady(cells):
+    """Return what cells put out, but for seconds."""
+    kept = {}
+    for name, cell in cells.items():
+        shown = figures(cell)
+        for figure in shown:
+            figure['peak'], over_time = 0, figure['title'].endswith('over time')
+            if over_time:
+                figure['curves'], figure['headings'] = {label: y for label, (_, y) in figure['curves'].items()}, []
+        rows = read_table(cell)
+        text = {row: {**numbers, 'seconds': 0} for row, numbers in rows.items()} or re.sub(
+            '(CPU times|Wall time).*', '', printed(cell))
+        kept[name] = text, shown
+    return kept
+
+
+def noisy(run, images, factor=0.3):
+    """Return images under the noise that a notebook puts on all that it tests with; test_article.py is on its kind."""
+    shape = (-1, 28, 28, 1) if run.name == 'ConvDAE' else (-1, 784)
+    return run.space.add_noise(np.float32(images).reshape(shape), (3, 0), factor).numpy().reshape(np.shape(images))
 
 
 def rebuild(model, images):
@@ -62,9 +103,17 @@ def rebuild(model, images):
     return 1 / (1 + np.exp(-logits.reshape(np.shape(images))))
 
 
+def hidden_numbers(model, images):
+    """Return the hidden numbers of a dense network for images."""
+    weights, biases = model.get_weights()[:2]
+    return np.maximum(images.reshape(-1, 784) @ weights + biases, 0)
+
+
 def psnr(clean, images):
-    """Return the peak signal-to-noise ratio of each image."""
-    return -10 * np.log10(np.maximum(np.mean((clean - images)**2, axis=(1, 2)), 1e-12))
+    """Return the mean peak signal-to-noise ratio of images."""
+    squares = np.mean((np.reshape(clean, (-1, 784)) - np.reshape(images, (-1, 784)))**2, axis=1)
+    with np.errstate(divide='ignore'):
+        return np.mean(-10 * np.log10(squares))
 
 
 def measures(clean, images):
@@ -73,23 +122,36 @@ def measures(clean, images):
     pixels = np.clip(images, np.float32(1e-7), 1 - np.float32(1e-7))    # as Keras does, in float32
     cross_entropy = -np.mean(clean * np.log(pixels) + (1 - clean) * np.log(1 - pixels))
     ssim = tf.image.ssim(clean[..., np.newaxis], images[..., np.newaxis], max_val=1)
-    return cross_entropy, np.mean(psnr(clean, images)), np.mean(ssim)
+    return cross_entropy, psnr(clean, images), np.mean(ssim)
 
 
-def losses(run, label=''):
-    """Return the losses that are drawn beside the original's, or those with another label."""
-    (curves,) = (figure['curves'] for title, figure in run.figures.items() if 'with the original' in title)
-    label = label or ('rate 0.002' if run.name == 'BasicAE' else 'this notebook')
-    return next(values for each, values in curves.items() if each.startswith(label))
+def close(found, expected, atol=1e-4):
+    """Fail where numbers or images of the same shape differ by more; images may be flat."""
+    found, expected = np.asarray(found, float), np.asarray(expected, float)
+    np.testing.assert_allclose(found.reshape(-1), expected.reshape(-1), rtol=0, atol=atol)
 
 
 def test_runs_clean(run):
     """No warnings, redrawn lines, or paths of this machine, nor the reader's colours; only the network is written."""
     assert_clean(run.notebook)
-    looks = [figure['look'] for figure in run.figures.values() if 'look' in figure]
+    looks = [each['look'] for cell in code_cells(run.notebook).values() for each in figures(cell) if each['rows']]
     assert looks == [[0, 1, 'Greys_r', [1, 1, 1, 1]]] * len(looks) != []
     written = {path.name for path in run.folder.glob('[!.]*')} - {'MNIST_data', f'{run.name}.ipynb', 'run.ipynb'}
     assert written == ({'kept.keras'} if run.name == 'ConvDAE' else set())
+
+
+def test_cells_run_twice_give_what_they_gave(run):
+    """All cells again in the same process, and each two times in a row but `train`, which goes on where it stopped."""
+    np.testing.assert_equal(steady(run.cells), steady(run.first))
+
+
+@DENSE
+def test_another_process_with_other_settings_gives_the_same_run(run):
+    """To the last bit; the run in the kernel was under settings of a reader, with the data in the usual folder."""
+    found, expected = (steady(cells) for cells in (code_cells(run.notebook), run.first))
+    for name in ('setup', 'images', 'model'):    # which say where, and with which process, they run
+        del found[name], expected[name]
+    np.testing.assert_equal(found, expected)
 
 
 @pytest.mark.skipif(not FULL, reason='the environment variable MNIST_DATA does not name a folder with MNIST')
@@ -97,107 +159,425 @@ def test_runs_clean(run):
 def test_with_all_of_mnist_it_needs_less_than_one_and_a_half_gigabytes(name, tmp_path):
     notebook = execute(name, tmp_path, data_dir=str(FULL), epochs=1, **SHORT[name])
     assert_clean(notebook, str(FULL))
-    assert 200_000 < max(figure['peak'] for figure in figures(notebook).values()) < 1_500_000
+    cells = code_cells(notebook)
+    assert 200_000 < max(each['peak'] for cell in cells.values() for each in figures(cell)) < 1_500_000
+    assert cells['curve'].outputs[-1].metadata['as_original'] is True
 
 
-def test_prints_the_falling_losses_of_its_epochs(run):
-    own, epochs = losses(run), PARAMETERS[run.name]['epochs']
-    assert len(own) == epochs and np.all(np.diff([math.log(2), *own]) < 0)    # from that of guessing on
-    lines = [f'epoch {epoch:2}/{epochs}  loss {loss:.4f}' for epoch, loss in enumerate(own, start=1)]
-    assert set() < set(re.findall('epoch .*', printed(run.cells['train']))) <= set(lines)
+def again(run, *names, **changes):
+    """Return cells run once more, with variables changed for that time."""
+    cells = {name: copy.deepcopy(run.cells[name]) for name in names}
+    with mock.patch.multiple(run.space, **changes):
+        run_cells(cells.values(), run.space)
+    return cells
 
 
-def test_loss_curve_shows_the_original_s_and_names_all_that_differs(run):
-    (title,) = (title for title in run.figures if 'with the original' in title)
-    original = json.loads((ROOT / 'tests' / 'original_losses.json').read_text())
-    assert losses(run, 'the original') == original[run.name]['mean_loss_per_epoch']
-    differ = {'BasicAE': ['37 hidden units', '0.05 learning rate'],
-              'EasyDAE': ['37 hidden units', '0.3 noise factor', '0.002 learning rate'],
-              'ConvDAE': ['0.3 noise factor', '0.002 learning rate']}[run.name] + ['other data', '100 batch size']
-    assert 'NOT COMPARABLE' in title and len(differ) == title.count(', not ') == sum(each in title for each in differ)
+TITLES = {    # those with numbers in them
+    'BasicAE': {'look': 'The first 10 of 4,000 training images', 'rows': '3 test digits, rebuilt from 37 numbers each',
+                'sizes': 'Digits, and what is none, rebuilt from 2 to 30 numbers'},
+    'EasyDAE': {'noise': 'A test digit, and five draws of noise of factor 0.3',
+                'denoise': 'Test digits under noise of factor 0.3, and denoised'},
+    'ConvDAE': {'look': 'The first 10 of 1,000 training images, noise of factor 0.3',
+                'denoise': 'Test digits under noise of factor 0.3, and denoised',
+                'compare': 'The same noisy digits, denoised in 3 ways'}}
+
+
+def test_counts_and_titles_name_the_numbers_of_this_run(run):
+    train, test = IMAGES[run.name]
+    assert printed(run.cells['images']).startswith(f'{train:,} training images and {test:,} test images from ')
+    assert {cell: drawn(run, cell).title for cell in TITLES[run.name]} == TITLES[run.name]
+    for row, images in drawn(run, 'look').rows.items() if run.name != 'EasyDAE' else ():
+        close(images, noisy(run, run.train[:10]) if row == 'noisy' else run.train[:10])
+
+
+def test_prints_and_draws_the_falling_losses_of_its_epochs(run):
+    cells = code_cells(run.notebook)
+    (curve,) = figures(cells['curve'])
+    epochs, losses = curve['curves']['convolutional' if run.name == 'ConvDAE' else run.name]
+    assert [*epochs] == [1, 2] and np.all(np.diff([math.log(2), *losses]) < 0)    # from that of guessing on
+    lines = {'ConvDAE': ['convolutional: epoch 2 of 2, step 10 of 10, loss {1:.4f}, ']}.get(
+        run.name, ['epoch  1/2  loss {0:.4f}\n', 'epoch  2/2  loss {1:.4f}\n'])
+    for line in lines:
+        assert line.format(*losses) in printed(cells['train'])
+    close(losses, (run.space.history if run.name == 'ConvDAE' else run.space.model.history).history['loss'], 2e-4)
+
+
+def test_the_original_s_curve_is_drawn_only_for_its_data_and_settings(run):
+    original = json.loads((ROOT / 'tests' / 'original_losses.json').read_text())[run.name]['mean_loss_per_epoch']
+    curves = {}
+    for as_original in (False, True):
+        cell = again(run, 'curve', as_original=as_original)['curve']
+        assert cell.outputs[-1].metadata['as_original'] is as_original    # for the tool that stores runs
+        (curves[as_original],) = (figure['curves'] for figure in figures(cell))
+    assert curves[True].keys() - curves[False].keys() == {'the original, 2017'}
+    close(curves[True]['the original, 2017'], [range(1, len(original) + 1), original], 0)
 
 
 def test_rows_show_what_the_networks_make_of_the_very_digits_above(run):
     """In all figures. The original drew noisy digits and fed clean ones."""
-    count, shown = 0, TEST_IMAGES[OTHER['shown']]
-    for title, figure in run.figures.items():
-        drawn = {re.sub(r',\n[\d.]+ dB$', '', label): images for label, images in figure['rows'].items()}
-        fed = [drawn[above] for above in ('noisy', 'noise alone', 'original') if above in drawn]
-        for label in run.networks.keys() & drawn.keys() if fed else ():
-            made = drawn[label] / (2 if 'twice as bright' in title else 1)
-            np.testing.assert_allclose(made, rebuild(run.networks[label], fed[0]), atol=1e-4)
-            np.testing.assert_allclose(drawn.get('original', shown), shown, atol=1e-6)
-            count += 1
-    assert count >= {'BasicAE': 1, 'EasyDAE': 2, 'ConvDAE': 8}[run.name]
-
-
-@CONV
-def test_noise_without_a_digit_is_noise_alone(run):
-    drawn = run.figures['Noise without a digit, and what each network makes of it, twice as bright']['rows']
-    np.testing.assert_allclose(drawn['noise alone'], add_noise(np.zeros((3, 28, 28, 1)))[..., 0], atol=1e-6)
-
-
-@pytest.mark.parametrize('run', ['BasicAE'], indirect=True)
-def test_pca_is_that_of_the_training_images(run):
-    train_images, test_images = (read_pixels(SAMPLE / name) / 255 for name in (TRAIN, TEST))
-    mean, directions = train_images.mean(axis=0), np.linalg.eigh(np.cov(train_images, rowvar=False))[1][:, -2:]
-    projected = np.clip(mean + (test_images - mean) @ directions @ directions.T, 0, 1).reshape(-1, 28, 28)
-    curves = run.figures['Quality of the rebuilt test images over the size of the hidden vector']['curves']
-    assert curves['PCA'][0] == pytest.approx(psnr(TEST_IMAGES, projected).mean(), abs=0.01)
-
-
-@CONV
-def test_curve_of_moved_digits_is_that_of_a_fifth_of_the_test_images(run):
-    curves = run.figures['Quality of denoised test images over how far they are moved']['curves']
-    clean = np.pad(TEST_IMAGES[::5, 4:, 4:], ((0, 0), (0, 4), (0, 4)))    # moved up and left
-    for label in ('convolutional', 'dense 37'):
-        value = psnr(clean, rebuild(run.networks[label], add_noise(clean))).mean()
-        assert curves[label][1] == pytest.approx(value, abs=0.02)
-
-
-@CONV
-def test_a_page_of_digits_is_denoised_in_one_piece_and_in_tiles(run):
-    (title,) = (title for title in run.figures if title.startswith('A page of test digits'))
-    (page, noisy), made = (images for _, images in sorted(run.figures[title]['rows'].items()))
-    digits, fed, tiles = np.reshape([page, noisy, made[1]], (3, 6, 28, 6, 28)).swapaxes(2, 3).reshape(3, 36, 28, 28)
-    np.testing.assert_allclose(digits, TEST_IMAGES[:36], atol=1e-6)
-    np.testing.assert_allclose(tiles, rebuild(run.model, fed), atol=1e-4)
-    uncropped = keras.Sequential([layer for layer in run.model.layers[1:] if layer.name != 'crop'])
-    np.testing.assert_allclose(made[0], tf.sigmoid(uncropped(noisy[np.newaxis, ..., np.newaxis]))[0, ..., 0], atol=1e-4)
-    said = re.findall(r'([\d.]+) dB', title)
-    np.testing.assert_allclose(np.array(said, float), psnr(page, made), atol=0.01)
-
-
-@CONV
-def test_the_saved_network_needs_no_notebook(run):
-    """Plain Keras has loaded it for these tests, though it was trained through another."""
-    assert printed(run.cells['save']) == 'kept.keras holds 121,281 weights\n'
-
-
-@DENSE
-def test_another_process_with_other_settings_gives_the_same_run(run):
-    """To the last bit; the run in the kernel was under Keras's and matplotlib's settings of a reader."""
-    assert run.again['losses'] == losses(run)
+    count = Counter()
+    for name, cell in run.cells.items():
+        for figure in figures(cell):
+            rows = {re.sub(r',\n[\d.]+( dB)?$', '', label): images for label, images in figure['rows'].items()}
+            fed = [rows[row] for row in ('noisy', 'noise alone', 'salt and pepper', 'original') if row in rows]
+            for label in run.networks.keys() & rows.keys():
+                close(rows[label], rebuild(run.networks[label], fed[0]))
+                count[name] += 1
+            if name in ('rows', 'denoise', 'compare', 'salt'):
+                close(rows['original'], run.test[OTHER['shown']])
+                if 'noisy' in rows:
+                    close(rows['noisy'], noisy(run, run.test)[OTHER['shown']])
+    assert count == {'BasicAE': {'rows': 1}, 'EasyDAE': {'denoise': 1, 'compare': 1}, 'ConvDAE': {
+        'denoise': 1, 'compare': 3, 'moved_rows': 3, 'salt': 3, 'nothing': 3, 'picture': 1}}[run.name]
 
 
 def measured(run):
-    """Return what a notebook measures: from what begins its line in the text to all test images, as they come out."""
+    """Return what a notebook measures: from the name of a row in its table to all test images, as they come out."""
     if run.name == 'BasicAE':
-        return {'1,000 test images:': rebuild(run.model, TEST_IMAGES), 'least cross-entropy.*:': TEST_IMAGES}
-    noisy = add_noise(TEST_IMAGES)
+        mean = np.broadcast_to(run.train.mean(axis=0).reshape(28, 28), run.test.shape)
+        return {'what BasicAE rebuilds': rebuild(run.space.model, run.test), 'the same images': run.test,
+                'the mean of all': mean}
+    under_noise = noisy(run, run.test)
     if run.name == 'ConvDAE':
-        return {'noisy': noisy, 'convolutional': rebuild(run.model, noisy),
-                'dense 37': rebuild(run.networks['dense 37'], noisy)}
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(noisy, ((0, 0), (1, 1), (1, 1)), 'edge'), (1, 3, 3))
-    return {'noisy': noisy, 'median filter': np.median(windows, axis=(3, 4, 5)),
-            'linear map, 37 numbers': run.again['narrow'], 'full linear map ': run.again['linear'],
-            'EasyDAE, 37 numbers': rebuild(run.model, noisy)}
+        return {'noisy': under_noise, **{name: rebuild(run.networks[name], under_noise)
+                                         for name in ('convolutional', 'dense 37', 'skip connections')}}
+    padded = np.pad(under_noise, ((0, 0), (1, 1), (1, 1)), 'edge')
+    nine = [padded[:, row:row + 28, column:column + 28] for row in range(3) for column in range(3)]
+    return {'noisy': under_noise, 'median filter': np.sort(nine, axis=0)[4],
+            'EasyDAE, 37 numbers': rebuild(run.space.model, under_noise),
+            'linear map, 37 numbers': reduced_rank(run, 37), 'full linear map': reduced_rank(run, 784)}
+
+
+WEIGHTS = {'BasicAE': {}, 'EasyDAE': {'noisy': 0, 'median filter': 0, 'linear map, 37 numbers': 2 * 784 * 37 + 37 + 784,
+                                      'EasyDAE, 37 numbers': 2 * 784 * 37 + 37 + 784, 'full linear map': 785 * 784},
+           'ConvDAE': {'noisy': 0, 'convolutional': 121_281, 'dense 37': 2 * 784 * 37 + 37 + 784,
+                       'skip connections': 121_281}}
 
 
 def test_measures_of_quality_are_those_of_all_test_images(run):
-    """All rows that a notebook prints."""
-    text = printed(run.cells['results' if run.name == 'BasicAE' else 'table'])
-    for label, images in measured(run).items():
-        (line,) = re.findall(rf'^{label} .*', text, re.MULTILINE)
-        found = np.array(re.findall(r'\d+\.\d+', line), float)
-        np.testing.assert_allclose(found, measures(TEST_IMAGES, images)[:1 if 'least' in label else 3], atol=5e-3)
+    """In all rows of the table; and the rows of images, where these are of filters."""
+    rows, expected = read_table(run.cells['results' if run.name == 'BasicAE' else 'table']), measured(run)
+    assert rows.keys() == expected.keys()
+    for name, images in expected.items():
+        found = [rows[name][head] for head in ('cross-entropy', 'PSNR (dB)', 'SSIM')]
+        for value, measure, atol in zip(found, measures(run.test, images), (1e-4, 6e-3, 6e-4)):
+            close(value, measure, atol)
+        if run.name == 'EasyDAE':
+            row = drawn(run, 'compare').rows[name.replace(', ', ',\n')]
+            close(row, images.reshape(-1, 28, 28)[OTHER['shown']], 1e-3)
+    assert {name: row['weights'] for name, row in rows.items() if 'weights' in row} == WEIGHTS[run.name]
+
+
+@BASIC
+def test_cross_entropy_is_least_where_the_network_draws_the_very_pixel(run):
+    for x, (y, values) in zip((0, 0.5, 1), drawn(run, 'loss').curves.values()):
+        close(values, [-x * math.log(each) - (1 - x) * math.log(1 - each) for each in y], 1e-9)
+        assert abs(y[values.argmin()] - x) < 0.01
+
+
+@BASIC
+def test_hidden_vectors_are_drawn_number_by_number_in_a_square(run):
+    vectors, rows = hidden_numbers(run.space.model, run.test[OTHER['shown']]), drawn(run, 'rows').rows
+    (row,) = (name for name in rows if name.startswith('hidden vector'))
+    assert row == f'hidden vector,\n0 to {vectors.max():.1f}' and rows[row].shape == (3, 7, 7)
+    squares = rows[row].reshape(3, 49)
+    close(squares[:, :37], vectors / vectors.max())
+    assert np.isnan(squares[:, 37:]).all()
+
+
+@BASIC
+def test_digits_with_most_and_least_of_the_numbers_that_vary_most(run):
+    vectors, figure = hidden_numbers(run.space.model, run.test), drawn(run, 'holds')
+    assert figure.headings == 6 * ['most'] + 3 * ['least']
+    spread = vectors.std(axis=0)
+    assert [*figure.rows] == [f'number {number}' for number in sorted(range(37), key=lambda each: -spread[each])[:5]]
+    for row, images in figure.rows.items():
+        values = vectors[:, int(row.split()[1])]
+        places = [np.flatnonzero(np.abs(run.test - image).max(axis=(1, 2)) < 1e-6)[0] for image in images]
+        from_most = sorted(values, reverse=True)
+        close(values[places], from_most[:6] + from_most[-3:])
+
+
+@BASIC
+def test_digit_is_painted_by_its_numbers_from_the_strongest_on_over_the_biases(run):
+    (vector,), figure = hidden_numbers(run.space.model, run.test[OTHER['shown'][:1]]), drawn(run, 'painted')
+    counts = [1, 2, 3, 4, 6, 8, 16, 32, 37]
+    assert figure.headings == ['biases', *map(str, counts)]
+    _, _, weights, biases = run.space.model.get_weights()
+    order = sorted(range(37), key=lambda number: -vector[number] * np.abs(weights[number]).sum())
+    alone = [biases, *((vector[:, np.newaxis] * weights)[order[count - 1]] for count in counts)]
+    close(figure.rows['this number'], (1 + alone / np.abs(alone).max()) / 2)
+    for count, image in zip([0, *counts], figure.rows['sum so far']):
+        first = np.where(np.isin(np.arange(37), order[:count]), vector, 0)
+        close(image, 1 / (1 + np.exp(-(first @ weights + biases))))
+
+
+@BASIC
+def test_invented_vectors_take_each_number_from_a_digit_of_its_own(run):
+    """Each is one that this number has in some test digit, yet no digit has the vector."""
+    vectors, images = hidden_numbers(run.space.model, run.test), drawn(run, 'invented').rows['drawn'].reshape(10, 784)
+    _, _, weights, biases = run.space.model.get_weights()
+    for image in images:
+        exact = image < 0.999    # near 1, float32 cuts the logits off
+        logits = np.log(image[exact] / (1 - image[exact])) - biases[exact]
+        found = np.linalg.lstsq(weights.T[exact], logits, rcond=None)[0]
+        assert np.abs(vectors - found).min(axis=0).max() < 1e-3
+        assert np.abs(vectors - found).max(axis=1).min() > 0.1
+    assert len(np.unique(images, axis=0)) == 10
+
+
+@BASIC
+def test_pca_is_that_of_the_training_images(run):
+    mean, test = run.train.mean(axis=0), run.test.reshape(-1, 784)
+    directions = np.linalg.svd(run.train - mean, full_matrices=False)[2]
+    pictures = drawn(run, 'directions').rows['PCA'].reshape(8, 784) - 0.5
+    signs = np.sign(np.sum(pictures * directions[:8], axis=1, keepdims=True))    # an axis has no sign
+    close(pictures, signs * directions[:8] / (2 * np.abs(directions[:8]).max()), 2e-3)
+    projected = [np.clip(mean + (test - mean) @ directions[:size].T @ directions[:size], 0, 1) for size in (2, 30)]
+    close(drawn(run, 'size_curve').curves['PCA'], [[2, 30], [psnr(test, images) for images in projected]], 0.01)
+
+
+def typed(letter):
+    """Return a letter as an image of 28 x 28, drawn large and scaled down."""
+    ImageDraw.Draw(image := Image.new('L', (280, 280))).text((140, 140), letter, 255, font_size=220, anchor='mm')
+    return np.ravel(image.resize((28, 28), Image.Resampling.BOX))
+
+
+@BASIC
+def test_networks_of_other_sizes_rebuild_digits_and_what_is_none(run):
+    """These are a typed R, even noise, and the first digit with black for white."""
+    rows, curve = drawn(run, 'sizes').rows, drawn(run, 'size_curve').curves['BasicAE']
+    *digits, letter, noise, negative = rows.pop('original')
+    close(digits, run.test[OTHER['shown']])
+    close(negative, 1 - digits[0])
+    assert max(string.ascii_uppercase, key=lambda each: np.corrcoef(typed(each), letter.ravel())[0, 1]) == 'R'
+    close(np.histogram(noise, 4, (0, 1))[0], 4 * [196], 50)
+    assert abs(np.corrcoef(noise[:, 1:].ravel(), noise[:, :-1].ravel())[0, 1]) < 0.1
+    for size, (row, images), place in zip((2, 30), rows.items(), curve.T, strict=True):
+        network = run.built[size]
+        value = psnr(run.test, rebuild(network, run.test))
+        assert network.get_layer('hidden').units == size and row == f'{size} numbers,\n{value:.1f} dB'
+        close(images, rebuild(network, np.array([*digits, letter, noise, negative])))
+        close(place, [size, value], 1e-3)
+
+
+@BASIC
+def test_dead_units_put_out_nothing_for_any_test_image(run):
+    said, curves = printed(run.cells['dead']), drawn(run, 'curve').curves
+    counts = []
+    for rate, network, curve in ((0.002, run.space.model, 'BasicAE'), (0.05, run.built[37], 'rate 0.05')):
+        assert float(network.optimizer.learning_rate) == pytest.approx(rate)
+        counts.append(sum(not unit.any() for unit in hidden_numbers(network, run.test).T))
+        assert (f'learning rate {rate}: loss {curves[curve][1][-1]:.4f} at the end, {counts[-1]} of 37 hidden units '
+                'put out 0 for every test image') in said
+    assert 0 <= counts[0] < counts[1] < 37
+
+
+def under_noise(images, clean, factor):
+    """Fail unless images are a clean one under normal noise of that factor, cut off at 0, and each under its own."""
+    images, black = images.reshape(-1, 784), clean.ravel() == 0
+    for part in (factor / 2, factor):
+        close(np.mean(images[:, black] > part), 1 - NormalDist(0, factor).cdf(part), 0.03)
+    correlation = np.corrcoef(images[:, black])
+    assert np.abs(correlation - np.eye(len(images))).max() < 0.2
+
+
+@EASY
+def test_five_draws_of_noise_are_five(run):
+    clean, *five = drawn(run, 'noise').rows['one digit']
+    assert drawn(run, 'noise').headings == ['clean', *5 * ['noisy']]
+    close(clean, run.test[5])
+    under_noise(np.array(five), clean, 0.3)
+
+
+def likelihoods(run, image, factor):
+    """Return for each training image the probability that it was the one, by the density of each pixel."""
+    levels = [NormalDist(value / 255, factor) for value in range(256)]
+    black, white = [math.log(each.cdf(0)) for each in levels], [math.log(1 - each.cdf(1)) for each in levels]
+    total, pixels = np.zeros(len(run.train)), np.round(run.train * 255).astype(int)
+    for place, value in enumerate(image.ravel()):
+        logs = black if value == 0 else white if value == 1 else [
+            -(float(value) - each.mean)**2 / (2 * factor**2) for each in levels]
+        total += np.array(logs)[pixels[:, place]]
+    chances = np.exp(total - total.max())
+    return chances / chances.sum()
+
+
+@EASY
+def test_one_noisy_digit_may_have_been_the_likeliest_and_their_average(run):
+    figure = drawn(run, 'average')
+    assert figure.headings == ['noisy', *5 * [''], 'average'] and [*figure.rows] == ['factor 0.8', 'factor 0.3']
+    for row, factor in zip(figure.rows, (0.8, 0.3)):
+        noisy_image, *likeliest, average = figure.rows[row]
+        close(noisy_image, noisy(run, run.test[7], factor))
+        chances = likelihoods(run, noisy_image, factor)
+        order = np.argsort(-chances)[:5]
+        close(likeliest, run.train[order])
+        assert figure.captions[row] == ['', *(f'{chance:.0%}' for chance in chances[order])]
+        close(average, chances @ run.train)
+
+
+@EASY
+def test_table_of_averages_holds_what_the_first_test_images_give(run):
+    rows, clean = read_table(run.cells['average_table']), run.test[:4]
+    for factor in (0.8, 0.3):
+        images = noisy(run, clean, factor)
+        chances = np.array([likelihoods(run, image, factor) for image in images])
+        entropy = [-sum(chance * math.log(chance) for chance in each if chance > 0) for each in chances]
+        expected = (psnr(clean, chances @ run.train), psnr(clean, run.train[chances.argmax(axis=1)]),
+                    psnr(clean, rebuild(run.space.model, images)))
+        close([*rows[str(factor)].values()], [*expected, math.exp(np.mean(entropy))], 0.06)
+
+
+def reduced_rank(run, count):
+    """Return what numpy's own linear map of that rank makes of the noisy test images."""
+    if not hasattr(run, 'solution'):    # least squares on the very batches that the notebook took
+        images, clean = (np.concatenate(each).astype(float) for each in zip(*run.space.train_batches()))
+        images, tested = (np.pad(each.reshape(-1, 784), ((0, 0), (0, 1)), constant_values=1)
+                          for each in (images, noisy(run, run.test)))
+        small = np.eye(785), np.zeros((785, 784))    # rows that keep the weights small, as the notebook's + 1 does
+        weights = np.linalg.lstsq(*map(np.concatenate, zip((images, clean), small)), rcond=None)[0]
+        mean = clean.mean(axis=0)
+        run.solution = mean, np.linalg.svd(images @ weights - mean, full_matrices=False)[2], tested @ weights
+    mean, directions, predicted = run.solution
+    return np.clip(mean + (predicted - mean) @ directions[:count].T @ directions[:count], 0.001, 0.999)
+
+
+@EASY
+def test_curves_over_the_size_are_of_networks_and_linear_maps_of_these_sizes(run):
+    curves, images = drawn(run, 'sizes').curves, noisy(run, run.test)
+    close(curves['EasyDAE'], [[2, 30], [psnr(run.test, rebuild(run.built[size], images)) for size in (2, 30)]], 1e-3)
+    close(curves['linear map'], [[2, 30], [psnr(run.test, reduced_rank(run, size)) for size in (2, 30)]], 1e-3)
+
+
+@CONV
+def test_hand_made_filters_give_the_mean_and_the_edges_below_and_right(run):
+    figure, digit = drawn(run, 'filters'), run.test[5]
+    assert figure.headings == ['mean', 'edge below', 'edge right']
+    close(figure.rows['one digit'], 3 * [digit])
+    mean, below, right = (figure.rows['filter'] - 0.5) / 1.5    # drawn with 0 as grey
+    close(mean, np.full((3, 3), 1 / 9))
+    close(below, np.outer([-1, 0, 1], np.ones(3)) / 3)
+    close(right, below.T)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(digit, 1), (3, 3))
+    made = [np.maximum(np.sum(windows * each, axis=(2, 3)), 0) for each in (mean, below, right)]
+    close(figure.rows['after it'], made)
+    text = printed(run.cells['filters'])
+    products, total = np.array(re.findall(r'([\d.]+) x (-?[\d.]+)', text), float), float(text.split(' = ')[1])
+    close(products[:, 0], windows[np.unravel_index(made[1].argmax(), (28, 28))], 1e-3)
+    close(products[:, 1], below, 1e-3)
+    close([products.prod(axis=1).sum(), total], 2 * [made[1].max()], 5e-3)
+
+
+@CONV
+def test_inside_shows_the_channels_that_vary_most_the_strongest_first_and_their_filters(run):
+    images, rows, found = noisy(run, run.test)[5][np.newaxis, ..., np.newaxis], drawn(run, 'inside').rows, []
+    for layer in run.space.model.layers[1:]:
+        images = layer(images)
+        channels = np.moveaxis(images[0].numpy(), 2, 0)
+        order = sorted(range(len(channels)), key=lambda channel: -channels[channel].std())[:5]
+        if layer.name == 'conv1':
+            filters = np.moveaxis(layer.get_weights()[0], -1, 0)[order, :, :, 0]
+            close(rows['filters of\nconv1'], (1 + filters / np.abs(filters).max()) / 2)
+        if (row := f'{layer.name},\n{channels.shape[1]} x {channels.shape[2]}') in rows:
+            close(rows[row], channels[order] / channels.max())
+            found.append(layer.name)
+    assert found == ['conv1', 'pool2', 'encoded', 'conv4', 'conv6']
+
+
+@CONV
+def test_epochs_and_seconds_in_table_and_curves_are_those_of_each_training(run):
+    kept = {name: history.history for name, history in run.space.histories.items()}
+    assert {name: len(each['seconds']) for name, each in kept.items()} == {
+        'convolutional': 2, 'dense 37': 2, 'skip connections': 1}
+    records = {name: {'loss': [0.5, 0.25, 0.2][:count], 'seconds': [3 * count, 20, 5][:count]}
+               for count, name in enumerate(kept, start=1)}
+    cells = again(run, 'time_curve', 'table', histories={
+        name: SimpleNamespace(history=record) for name, record in records.items()})
+    over_epochs, over_time = (figure['curves'] for figure in figures(cells['time_curve']))
+    for name, seconds in (('convolutional', [3]), ('dense 37', [6, 26]), ('skip connections', [9, 29, 34])):
+        losses, row = records[name]['loss'], read_table(cells['table'])[name]
+        close(over_epochs[name], [range(1, len(losses) + 1), losses])
+        close(over_time[name], [seconds, losses])
+        assert (row['epochs'], row['seconds']) == (len(losses), seconds[-1])
+
+
+@CONV
+def test_decibels_beside_the_rows_are_those_of_that_network(run):
+    rows = [*drawn(run, 'compare').rows, *drawn(run, 'salt').rows]
+    fed = 3 * [(run.test, noisy(run, run.test))] + 3 * [(run.test[::5], run.space.salted[::5].squeeze(axis=3))]
+    for row, (clean, images) in zip((row for row in rows if 'dB' in row), fed, strict=True):
+        name, value = re.fullmatch(r'(.*),\n([\d.]+) dB', row).groups()
+        close(float(value), psnr(clean, rebuild(run.networks[name], images)), 0.06)
+
+
+@CONV
+def test_salt_and_pepper_are_a_tenth_each_and_leave_the_rest(run):
+    salted = run.space.salted.squeeze(axis=3)
+    close(drawn(run, 'salt').rows['salt and pepper'], salted[OTHER['shown']])
+    close(np.mean(salted[run.test == 0] == 1), 0.1, 0.01)
+    close(np.mean(salted[run.test > 0.5] == 0), 0.1, 0.01)
+    assert {*salted[np.abs(salted - run.test) > 1e-6]} == {0, 1}
+
+
+def moved(images, distance):
+    """Return images moved up and left, over black."""
+    return np.array([[[image[row + distance, column + distance] if max(row, column) + distance < 28 else 0
+                       for column in range(28)] for row in range(28)] for image in images])
+
+
+@CONV
+def test_moved_digits_in_rows_and_curve_are_moved_up_and_left(run):
+    curves, figure = drawn(run, 'moved').curves, drawn(run, 'moved_rows')
+    assert figure.headings == ['0', '4'] and curves.keys() == {'convolutional', 'dense 37', 'skip connections'}
+    expected = np.concatenate([moved(run.test[[5]], distance) for distance in (0, 4)])
+    close(figure.rows['moved'], expected)
+    close(figure.rows['noisy'], noisy(run, expected))
+    for name, curve in curves.items():
+        fed = [moved(run.test[::5], distance) for distance in (0, 4)]
+        values = [psnr(clean, rebuild(run.networks[name], noisy(run, clean))) for clean in fed]
+        close(curve, [[0, 4], values], 1e-3)
+
+
+@CONV
+def test_curve_over_the_noise_has_each_network_at_each_strength(run):
+    curves, clean = drawn(run, 'noise_curve').curves, run.test[::5]
+    assert curves.keys() == {'convolutional', 'dense 37', 'skip connections'}    # the averages are those of all MNIST
+    for name, curve in curves.items():
+        values = [psnr(clean, rebuild(run.networks[name], noisy(run, clean, factor))) for factor in (0.7, 0)]
+        close(curve, [[0.7, 0], values], 1e-3)
+
+
+@CONV
+def test_page_of_digits_is_denoised_in_one_piece_and_in_tiles(run):
+    figure = drawn(run, 'page')
+    (page, fed), (whole, tiled) = (figure.rows[row] for row in (
+        'left: clean,\nright: noisy', 'left: in one piece,\nright: in tiles'))
+    pages = np.reshape([page, fed, tiled], (3, 4, 28, 4, 28)).swapaxes(2, 3)
+    digits, noisy_digits, tiles = pages.reshape(3, 16, 28, 28)
+    close(digits, run.test[:16])
+    close(noisy_digits, noisy(run, run.test)[:16])
+    close(tiles, rebuild(run.space.model, noisy_digits))
+    uncropped = keras.Sequential([layer for layer in run.space.model.layers[1:] if layer.name != 'crop'])
+    close(whole, tf.sigmoid(uncropped(fed[np.newaxis, ..., np.newaxis])))
+    squares = np.mean((page - np.array([whole, tiled]))**2, axis=(1, 2))
+    one, other = re.fullmatch(r'A page of test digits: ([\d.]+) dB in one piece, ([\d.]+) dB in tiles',
+                              figure.title).groups()
+    close([float(one), float(other)], -10 * np.log10(squares), 0.01)
+
+
+@CONV
+def test_noise_without_a_digit_is_noise_alone_and_labels_say_how_bright_the_results_are(run):
+    rows = drawn(run, 'nothing').rows
+    close(rows.pop('noise alone'), (nothing := noisy(run, np.zeros((100, 28, 28))))[:10])
+    for row, name in zip(rows, run.space.networks, strict=True):
+        bright = np.mean([image.max() for image in rebuild(run.networks[name], nothing)])
+        assert row.split(',\n')[0] == name
+        close(float(row.split(',\n')[1]), bright, 0.006)
+
+
+@CONV
+def test_the_saved_network_is_the_one_that_was_trained_and_needs_no_notebook(run):
+    assert printed(run.cells['save']) == 'kept.keras holds 121,281 weights\n'
+    saved, images = keras.models.load_model(run.folder / 'kept.keras'), noisy(run, run.test[:3])
+    close(rebuild(saved, images), rebuild(run.space.model, images), 1e-6)    # plain Keras has loaded it

@@ -104,7 +104,7 @@ def pictures(cell):
 
 
 def page_of(name, notebook, folder=ROOT / 'notebooks'):
-    """Return a notebook as an HTML page in a folder of the project, with links to pages in place of notebooks.
+    """Return a notebook as an HTML page, with links to pages in place of notebooks.
 
     The networks for its live figure are those in the folder; without a folder, or where it has none, there is no such
     figure. Raises ValueError when a layer is one that the figure does not know.
@@ -113,7 +113,8 @@ def page_of(name, notebook, folder=ROOT / 'notebooks'):
     headings = []    # level and text of each but the title
     for cell in notebook.cells:
         if cell.cell_type == 'markdown':
-            cell.source = cell.source.replace('.ipynb)', '.html)').replace('](benchmarks/', '](../benchmarks/')
+            cell.source = cell.source.replace('.ipynb)', '.html)')
+            cell.source = re.sub(r'\[([^\]]*)\]\([\w/]*README\.md\)', r'\1', cell.source)    # a page is read alone
             headings += re.findall('^(##+) (.*)$', cell.source.replace('`', ''), re.MULTILINE)
     notebook.metadata |= {'name': name, 'pages': NOTEBOOKS, 'headings': headings,
                           'live': folder and live.figure(name, notebook, folder)}

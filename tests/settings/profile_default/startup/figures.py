@@ -1,4 +1,4 @@
-"""Run in each kernel of the tests: beside its picture, a figure is stored as the numbers in it."""
+"""Run in each kernel of the tests, and for cells run without one: beside its picture, a figure gives its numbers."""
 import resource
 
 from IPython import get_ipython
@@ -6,19 +6,25 @@ from IPython.core.formatters import JSONFormatter
 
 
 class Numbers(JSONFormatter):
-    """Makes of a figure its title, rows of images and curves by their names, and how the images look."""
+    """Makes of a figure its title, rows of images with their texts, curves, and how the images look."""
 
     def __call__(self, figure):
         if not hasattr(figure, 'get_suptitle'):
             return None
-        found, name = {'title': figure.get_suptitle() or figure.axes[0].get_title(), 'rows': {}, 'curves': {}}, ''
-        found['peak'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss    # of this process's memory so far, in kB
-        for axes in figure.axes:
-            found['curves'] |= {line.get_label(): [*map(float, line.get_ydata())] for line in axes.lines}
-            name = axes.get_ylabel() or name
-            for image in axes.images:
-                found['rows'].setdefault(name, []).append(image.get_array().tolist())
-                found['look'] = [*image.get_clim(), image.get_cmap().name, figure.get_facecolor()]
+        (axes,) = figure.axes
+        names, rows, captions = [label.get_text() for label in axes.get_yticklabels()], {}, {}
+        found = {'title': axes.get_title(), 'headings': [label.get_text() for label in axes.get_xticklabels()],
+                 'curves': {line.get_label(): [[*map(float, each)] for each in line.get_data()] for line in axes.lines},
+                 'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}    # of the memory so far, in kB
+        for image in axes.images:
+            column, _, _, row = image.get_extent()
+            rows.setdefault(names[int(row)], {})[int(column)] = image.get_array().tolist()
+            found['look'] = [*image.get_clim(), image.get_cmap().name, [*figure.get_facecolor()]]
+        for text in axes.texts:
+            column, row = text.get_position()
+            captions.setdefault(names[int(row)], {})[int(column)] = text.get_text()
+        for kind, places in (('rows', rows), ('captions', captions)):
+            found[kind] = {name: [row[column] for column in sorted(row)] for name, row in places.items()}
         return found
 
 
