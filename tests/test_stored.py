@@ -138,10 +138,17 @@ def test_speed_is_measured():
     assert re.search(r"(?m)^record .*'images': 4000(.*'ms per step': \[){2}", said)
 
 
-CURVE = "display({'image/png': 'AAAA'}, raw=True, metadata={'image/png': {'alt': 'Loss'}, 'as_original': %s})"
-SMALL = {'setup': f"import os, sys, numpy as np, keras\nprint('log', file=sys.stderr)\n{CURVE % None}",
-         'parameters': 'shown = [0]', 'curve': '', 'end': "model = keras.Sequential([keras.Input((1,))], 'BasicAE')\n"
-         'test_images = np.zeros((1, 784))'}
+CURVE = """picture = {'image/png': 'BBBB'}
+handle.update(picture, raw=True, metadata={'image/png': {'alt': 'Result'}})
+display(picture, raw=True, metadata={'image/png': {'alt': 'Loss'}, 'as_original': %s})"""
+SMALL = {'setup': """import os, sys, time, numpy as np, keras
+for _ in range(2):    # log lines that come apart, before what is updated later
+    print('log', file=sys.stderr, flush=True)
+    time.sleep(0.5)
+handle = display({'image/png': 'AAAA'}, raw=True, metadata={'image/png': {'alt': 'Loss'}}, display_id='result')
+print('versions')""",
+         'parameters': 'shown = [0]', 'curve': '', 'end': """test_images = np.zeros((1, 784))
+model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])"""}
 
 
 def small(folder, cells, **metadata):
@@ -161,7 +168,8 @@ def small(folder, cells, **metadata):
 
 @pytest.mark.parametrize('options, as_original, last, message, written', [
     ([], False, '', 'Done', BUILT),
-    (['--in-place'], True, '', 'Done', ['BasicAE.ipynb', 'notebooks/BasicAE.html', 'notebooks/BasicAE.keras']),
+    (['--in-place'], True, '', 'Done', [
+        'BasicAE.ipynb', 'build/BasicAE.keras', 'notebooks/BasicAE.html', 'notebooks/BasicAE.keras']),
     (['--in-place'], False, '', 'not those of the original', BUILT),
     (['--in-place'], True, 'os._exit(1)', 'Kernel died', BUILT[:2])])
 def test_only_a_whole_run_like_the_original_is_stored(options, as_original, last, message, written, tmp_path):
@@ -169,8 +177,11 @@ def test_only_a_whole_run_like_the_original_is_stored(options, as_original, last
     run = small(tmp_path, {**SMALL, 'curve': CURVE % as_original, 'last': last})
     said, changed = run(*options, status=int(message != 'Done'))
     assert message in said and changed == written
-    stored = (tmp_path / next(each for each in changed if each.endswith('.ipynb'))).read_text()
-    assert 'another run' not in stored and (message != 'Done' or 'stderr' not in stored)
+    stored = nbformat.read(tmp_path / next(each for each in changed if each.endswith('.ipynb')), as_version=4)
+    assert 'another run' not in str(stored)
+    if message == 'Done':
+        display, versions = code_cells(stored)['setup'].outputs
+        assert (display.data['image/png'], versions.text) == ('BBBB', 'versions\n')
 
 
 @pytest.mark.parametrize('cells, message', [

@@ -59,9 +59,12 @@ def quantize(weights):
 
     The float weights are nearly whole x scale. One scale for a whole layer would lose four times as much.
     """
-    scales = np.abs(weights).max(axis=tuple(range(weights.ndim - 1))) / np.float32(127)
+    scales = np.abs(weights).max(axis=tuple(range(weights.ndim - 1))) / np.float32(126)
     scales = np.where(scales == 0, np.float32(1), scales)    # an output whose weights are all 0
-    return np.round(weights / scales).astype(int), scales
+    exact = (weights / scales).astype(float)
+    if weights.ndim == 2:    # pixels and hidden numbers are not negative: what one weight errs, the next makes up for
+        return np.diff(np.round(np.cumsum(exact, axis=0)), axis=0, prepend=0).astype(int), scales
+    return np.round(exact).astype(int), scales
 
 
 def check(layer, **wanted):

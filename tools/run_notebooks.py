@@ -19,6 +19,7 @@ import live
 import nbformat
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,12 +82,14 @@ def run(name, notebook):
             print(f'{name}: cell {number + 1} of {len(cells)}, {[*cells][number]}', flush=True)
 
     try:
-        Runner(notebook, timeout=None, kernel_name='python3', coalesce_streams=True, record_timing=False,
+        Runner(notebook, timeout=None, kernel_name='python3', record_timing=False,
                on_cell_start=announce, resources={'metadata': {'path': str(ROOT)}},
                config=Config(KernelManager={'transport_encryption': 'auto'})).execute()
     except Exception as error:    # a cell has failed, the kernel has died, or you have interrupted it
         problem = str(error) or 'Interrupted.'
     notebook.cells.remove(kept)
+    # Not while it runs: what is updated later would be looked for at its former place.
+    CoalesceStreamsPreprocessor().preprocess(notebook, {})
     cells['parameters'].source = parameters
     cells['setup'].outputs = [output for output in cells['setup'].outputs    # without TensorFlow's log lines
                               if output.get('name') != 'stderr' or problem]
