@@ -141,7 +141,7 @@ LOOKS = {'skip connections': ('<', '#009E73'), 'convolutional': ('o', '#0072B2')
 FIVE, THREE = {0: 30, 1: 30, 2: 30, 3: 10, 4: 10}, dict.fromkeys(range(3), 10)    # from a seed to the epochs
 STUDY = {
     'convolutional': Network('ConvDAE', FIVE),
-    'skip connections': Network('ConvDAE', FIVE, 'skip'),
+    'skip connections': Network('ConvDAE', {0: 30, 3: 10, 4: 10}, 'skip'),
     'dense 32': Network('ConvDAE', dict.fromkeys(range(5), 30), 'dense', units=32),
     'dense 76': Network('ConvDAE', dict.fromkeys(range(5), 30), 'dense', units=76),
     'dense 512': Network('ConvDAE', {0: 150, 1: 150, 2: 150, 3: 30, 4: 30}, 'dense', units=512),
@@ -300,16 +300,21 @@ def tables(record):
 
 
 def draw(record, path):
-    """Draw the PSNR over epochs and over seconds, a band from the lowest to the highest seed for each network."""
+    """Draw the PSNR over epochs and over seconds, a band from the lowest to the highest seed for each network.
+
+    Over seconds only what was trained on the processor of the convolutional network.
+    """
     import matplotlib as mpl
     mpl.use('agg')
     import matplotlib.pyplot as plt
     plt.style.use(['default', {'font.size': 12}])
     figure, sides = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout='constrained')
+    processors = {name: {run.get('processor') for run in network['runs'].values()} for name, network in record.items()}
     for name, (marker, colour) in LOOKS.items():
         runs = record.get(name, {'runs': {}})['runs'].values()
         epochs = sorted({int(each) for run in runs for each in run['measures']})
-        for axes, unit in zip(sides, (1, pace(record.get(name, {'runs': {}})))):
+        comparable = processors.get(name) == processors.get('convolutional')    # seconds of another tell nothing
+        for axes, unit in zip(sides, (1, pace(record.get(name, {'runs': {}})) if comparable else None)):
             if unit and epochs:
                 psnr = [measures_after(record[name], each, 'psnr') for each in epochs]
                 places = [unit * each for each in epochs]
