@@ -1,6 +1,6 @@
 """Train every network of the article's claims with several seeds, and measure it on all test images.
 
-    .venv/bin/python benchmarks/claims.py                  all of it, some three hours on two cores
+    .venv/bin/python benchmarks/claims.py                  all of it, some four hours on two cores
     .venv/bin/python benchmarks/claims.py 'dense 32'       some networks
     .venv/bin/python benchmarks/claims.py --tables         train nothing, print the tables, draw the figure
 
