@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from compare import TEST, TRAIN, code_cells, read_pixels
-from helpers import FULL, NOTEBOOKS, ROOT, assert_clean, cut_sample, execute, figures, prepared, printed, run_cells
+from helpers import NOTEBOOKS, ROOT, assert_clean, cut_sample, execute, figures, prepared, printed, run_cells
 from helpers import table as read_table
 from PIL import Image, ImageDraw
 
@@ -31,9 +31,6 @@ PARAMETERS = {    # each is another than in the notebook, so that a number writt
     'ConvDAE': {**OTHER, 'epochs': 2, 'noise_factor': 0.3, 'dense_units': [37], 'skip_epochs': 1, 'distances': [0, 4],
                 'noise_factors': [0.7, 0.0], 'model_file': '~/kept.keras'},
 }
-SHORT = {'BasicAE': {'sizes': [64], 'size_epochs': 1},
-         'EasyDAE': {'sizes': [32], 'size_epochs': 1, 'averaged': 10},
-         'ConvDAE': {'dense_units': [8], 'distances': [4], 'noise_factors': [0.5], 'skip_epochs': 1}}
 IMAGES = {'BasicAE': (4000, 1000), 'EasyDAE': (4000, 1000), 'ConvDAE': (1000, 300)}    # of the sample
 MADE = ('reconstructed', 'denoised', 'EasyDAE,\n37 numbers')    # names of rows that the notebook's own network makes
 BASIC, EASY, CONV, DENSE = (pytest.mark.parametrize('run', names, indirect=True) for names in (
@@ -152,16 +149,6 @@ def test_another_process_with_other_settings_gives_the_same_run(run):
     for name in ('setup', 'images', 'model'):    # which say where, and with which process, they run
         del found[name], expected[name]
     np.testing.assert_equal(found, expected)
-
-
-@pytest.mark.skipif(not FULL, reason='the environment variable MNIST_DATA does not name a folder with MNIST')
-@pytest.mark.parametrize('name', NOTEBOOKS)
-def test_with_all_of_mnist_it_needs_less_than_one_and_a_half_gigabytes(name, tmp_path):
-    notebook = execute(name, tmp_path, data_dir=str(FULL), epochs=1, **SHORT[name])
-    assert_clean(notebook, str(FULL))
-    cells = code_cells(notebook)
-    assert 200_000 < max(each['peak'] for cell in cells.values() for each in figures(cell)) < 1_500_000
-    assert cells['curve'].outputs[-1].metadata['as_original'] is True
 
 
 def again(run, *names, **changes):
