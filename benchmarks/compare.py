@@ -52,9 +52,15 @@ KEPT = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': '100000000000', 'MALL
 
 
 def code_cells(notebook):
-    """Return the code cells of a notebook by their names: the tags that do not fold them."""
-    return {next(tag for tag in cell.metadata.tags if tag != 'hide-input'): cell
-            for cell in notebook.cells if cell.cell_type == 'code'}
+    """Return the code cells of a notebook by their names, which are the tags that do not fold them.
+
+    Raises ValueError for a cell without a name, or with more than one.
+    """
+    cells = [cell for cell in notebook.cells if cell.cell_type == 'code']
+    names = [[tag for tag in cell.metadata.get('tags', []) if tag != 'hide-input'] for cell in cells]
+    for cell in (cell for cell, tags in zip(cells, names) if len(tags) != 1):
+        raise ValueError(f'this cell needs one tag, its name (see CONTRIBUTING): {cell.source:.60}')
+    return {tag: cell for (tag,), cell in zip(names, cells)}
 
 
 def read_cells(name):
@@ -75,9 +81,9 @@ def training_cells(name, **parameters):
 
 
 def digest(name):
-    """Return the SHA-256 of the code that a network's notebook trains with, comments aside."""
-    name = 'ConvDAE' if name == 'batches' else name
-    sources = [re.sub('(?m)^%.*', '', source) for source in training_cells(name).values()]
+    """Return the SHA-256 of the code that a network's notebook trains with, but for comments, reading and drawing."""
+    cells = training_cells('ConvDAE' if name == 'batches' else name)
+    sources = [re.sub('(?m)^%.*', '', cells[cell]) for cell in cells if cell not in ('load_images', 'plot')]
     return hashlib.sha256('\n'.join(ast.unparse(ast.parse(source)) for source in sources).encode()).hexdigest()
 
 

@@ -24,7 +24,8 @@ def load(tmp_path, monkeypatch):
     shutil.copytree(SAMPLE, tmp_path / 'MNIST_data' / 'sample')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HOME', str(tmp_path))
-    monkeypatch.setenv('IPYTHONDIR', str(tmp_path.parent / 'ipython'))
+    for variable in ('IPYTHONDIR', 'KERAS_HOME', 'MPLCONFIGDIR'):    # nothing but digits in the folders looked at
+        monkeypatch.setenv(variable, str(tmp_path.parent / 'settings'))
     known = re.findall(r'\b[0-9a-f]{64}\b', code_cells(read_notebook('BasicAE'))['load_images'].source)
     digests = [hashlib.sha256((SAMPLE / name).read_bytes()).hexdigest() for name in (TRAIN, TEST)]
     changes = {**dict(zip(known, digests)), 'setdefaulttimeout(10)': 'setdefaulttimeout(2)'}    # a test is in haste
