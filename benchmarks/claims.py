@@ -324,7 +324,7 @@ def draw(record, path):
                 places = [unit * each for each in epochs]
                 axes.fill_between(places, [*map(min, psnr)], [*map(max, psnr)], color=colour, alpha=0.3, lw=0)
                 axes.plot(places, [*map(median, psnr)], colour, marker=marker, markersize=4, label=name)
-    for axes, label in zip(sides, ('epochs', 'seconds of training, at the pace of ConvDAE as it is stored')):
+    for axes, label in zip(sides, ('epochs', 'seconds of training, at the pace of ConvDAE')):
         axes.set(xscale='log', xlabel=label)
         axes.xaxis.set_major_formatter('{x:g}')
         axes.grid(alpha=0.3)
