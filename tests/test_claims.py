@@ -100,6 +100,7 @@ SOURCES = {
         'given': '0 0.5 1 2.16 3.0 3.3 3.11 3.12 3.13 3.14 4 10 19 28 32 64 76 100 150 512 784 2017 5,000',
         'BasicAE results': '24.96', 'BasicAE train': '16.1', 'EasyDAE train': '23.4',
         'ConvDAE table': '9.38 19.49 681',
+        'speed plain': '1.98', 'speed original': '1.69', 'speed as it comes': '1.78',
         'EasyDAE table': '9.38 17.19 17.73', 'EasyDAE average_table': '17.14 17.23',
         'skip connections after 3': '19.89 20.06', 'skip connections after 5': '20.27 20.39',
         'skip connections after 10': '20.61 20.74',
