@@ -167,7 +167,7 @@ def usage():
 
     tensorflow, torch, used = *map(sys.modules.get, ('tensorflow', 'torch')), resource.getrusage(resource.RUSAGE_SELF)
     threads = (tensorflow.config.threading.get_intra_op_parallelism_threads() if tensorflow else
-               torch.get_num_threads()) or os.cpu_count()
+               torch.get_num_threads()) or int(os.environ.get('TF_NUM_INTRAOP_THREADS', 0)) or os.cpu_count()
     print([time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_minflt, used.ru_maxrss, threads])
 
 
