@@ -6,18 +6,15 @@ reworded sentence needs no change here; another number does, in SOURCES, and a n
 import functools
 import json
 import re
-from statistics import median
 
 import claims
 import pytest
-from compare import GRAPH, PLAIN, SIDES, digest, read_cells
-from helpers import NOTEBOOKS, ROOT, code_cells, pictures, printed, read_notebook
+from compare import COMPILED, FUSED, GRAPH, PLAIN, digest, read_cells
+from helpers import NOTEBOOKS, ROOT, code_cells, pictures, printed, read_notebook, table
 
 RECORD, SPEED = (json.loads((ROOT / 'benchmarks' / f'{name}.json').read_text()) for name in ('claims', 'compare'))
 NUMBER = re.compile(r'(?<![\w.,])\d[\d,]*(?:\.\d+)?(?!\w)')
 NOT_PROSE = re.compile(r'```.*?```|`[^`]*`|\]\([^)]*\)|https?://\S+', re.DOTALL)
-TORCH = {name: [side for side in SIDES[name] if 'PyTorch' in side and 'bfloat16' not in side] for name in SIDES}
-REWRITTEN = [side for side in TORCH['ConvDAE'] if 'rewritten' in side]
 CONV, SKIP, BYPASS = 'convolutional', 'skip connections', 'dense 512 with a bypass'
 
 
@@ -41,11 +38,9 @@ def shown(name, cell):
     return printed(cell) + ''.join(alt for _, alt in pictures(cell))
 
 
-def table(name, column, cell='table'):
-    """Return a column of a table that a stored run showed: from the name of a row to the number in it."""
-    head, _, *rows = [[each.strip() for each in line.strip('| ').split('|')]
-                      for line in printed(code_cells(read_notebook(name))[cell]).splitlines() if line.startswith('|')]
-    return {row[0]: float(row[head.index(column)].replace(',', '')) for row in rows}
+def rows(name, cell='table'):
+    """Return the table that a cell of a stored run showed: from the name of a row to its numbers by their headings."""
+    return table(code_cells(read_notebook(name))[cell])
 
 
 def after(epochs, network, measure='psnr'):
@@ -68,11 +63,10 @@ def ahead(values, others):
     return min(values) > max(others)
 
 
-def speed(sides, name='ConvDAE'):
-    """Return how many times longer a step takes on the fastest of sides than in the notebook, today's cells only."""
-    runs = [[run[name]['sides'][side] for side in sides if side in run[name]['sides']] for run in SPEED.values()
-            if run.get(name, {}).get('cells') == digest(name)]
-    return sorted(min(run, key=lambda each: median(each['ms per step']))['times notebook'] for run in runs)
+def speed(name, side):
+    """Return how many times longer than in a notebook a step takes there, in each run of today's cells."""
+    runs = [run[name]['sides'] for run in SPEED.values() if run.get(name, {}).get('cells') == digest(name)]
+    return ' '.join(sides[side]['times notebook'] for sides in runs if side in sides)
 
 
 # From a document to its sources, and from each to the numbers that it gives, as they are written. `given`: sizes,
@@ -98,9 +92,10 @@ SOURCES = {
         'compare': '17.0 18.4 19.3', 'page': '15.56 19.32', 'clipped noise': '0.195 0.805'},
     'README.md': {
         'given': '0 0.5 1 2.16 3.0 3.3 3.11 3.12 3.13 3.14 4 10 19 28 32 64 76 100 150 512 784 2017 5,000',
-        'BasicAE results': '24.96', 'BasicAE train': '16.1', 'EasyDAE train': '23.4',
-        'ConvDAE table': '9.38 19.49 681',
-        'speed plain': '1.98', 'speed original': '1.69', 'speed as it comes': '1.78',
+        'BasicAE results': '24.96', 'BasicAE train': '16.1', 'EasyDAE train': '15.8',
+        'ConvDAE table': '9.38 19.49 671',
+        'speed BasicAE': '0.81', 'speed plain': '1.98', 'speed original': '1.69',
+        'speed as it comes': '1.78',
         'EasyDAE table': '9.38 17.19 17.73', 'EasyDAE average_table': '17.14 17.23',
         'skip connections after 3': '19.89 20.06', 'skip connections after 5': '20.27 20.39',
         'skip connections after 10': '20.61 20.74',
@@ -118,14 +113,15 @@ COMPARISONS = {    # what the texts say of two numbers, or of all seeds
     'EasyDAE: the full linear map is ahead in PSNR and cross-entropy, the network in SSIM': lambda: (
         better('EasyDAE', 'full linear map', 'EasyDAE, 32 numbers') == {'PSNR (dB)', 'cross-entropy'}),
     'EasyDAE: with any seed and either loss': lambda: (
-        table('EasyDAE', 'PSNR (dB)')['full linear map'] > max(
+        rows('EasyDAE')['full linear map']['PSNR (dB)'] > max(
             *after(30, 'dense 32'), *after(30, 'EasyDAE, squared error'))),
     'EasyDAE: limited to 32 numbers, the linear map is behind in all three': lambda: (
         better('EasyDAE', 'EasyDAE, 32 numbers', 'linear map, 32 numbers') == {*BETTER}),
     'EasyDAE: the likeliest digit has a lower PSNR than the average': lambda: all(
-        row['likeliest (dB)'] < row['average (dB)'] for row in averages()),
+        row['likeliest (dB)'] < row['average (dB)'] for row in rows('EasyDAE', 'average_table').values()),
     'EasyDAE: ConvDAE shows its averages': lambda: (
-        f'{[row["average (dB)"] for row in averages()]})    # EasyDAE' in read_cells('ConvDAE')['noise_curve']),
+        f'{[row["average (dB)"] for row in rows("EasyDAE", "average_table").values()]})    # EasyDAE'
+        in read_cells('ConvDAE')['noise_curve']),
     'ConvDAE: dense 512 has the lower loss until the sixth epoch, with other seeds until the third to fifth': lambda: (
         [sum(loss > other for loss, other in zip(*(RECORD[name]['runs'][seed]['losses'][:10]
                                                    for name in (CONV, 'dense 512')))) for seed in '01234']
@@ -138,7 +134,7 @@ COMPARISONS = {    # what the texts say of two numbers, or of all seeds
         and ahead(after(150, 'dense 512'), after(10, CONV))),
     'ConvDAE: skip connections are ahead of all others, after fewer epochs, in all three': lambda: all(
         better('ConvDAE', SKIP, other) == {*BETTER} for other in (CONV, 'dense 32', 'dense 76', 'dense 512'))
-        and table('ConvDAE', 'epochs')[SKIP] == 3 and table('ConvDAE', 'epochs')[CONV] == 10,
+        and [rows('ConvDAE')[network]['epochs'] for network in (SKIP, CONV)] == [3, 10],
     'ConvDAE: five epochs of skip connections take less time than 150 of dense 512, and pass it': lambda: (
         5 * claims.stored_paces()[SKIP] < 150 * claims.stored_paces()['dense 512']
         and ahead(after(5, SKIP), after(150, 'dense 512'))),
@@ -153,17 +149,10 @@ COMPARISONS = {    # what the texts say of two numbers, or of all seeds
 BETTER = {'cross-entropy': -1, 'PSNR (dB)': 1, 'SSIM': 1}    # 1 where more is better
 
 
-def better(name, row, other):
+def better(name, one, other):
     """Return the columns in which a row of a stored table is ahead of another."""
-    columns = {column: table(name, column) for column in BETTER}
-    return {column for column, sign in BETTER.items() if sign * columns[column][row] > sign * columns[column][other]}
-
-
-def averages():
-    """Return the rows of EasyDAE's table of averages."""
-    columns = ('average (dB)', 'likeliest (dB)')
-    return [dict(zip(columns, values)) for values in zip(*(table('EasyDAE', column, 'average_table').values()
-                                                           for column in columns))]
+    one, other = rows(name)[one], rows(name)[other]
+    return {column for column, sign in BETTER.items() if sign * one[column] > sign * other[column]}
 
 
 def source(document, spec):
@@ -178,9 +167,9 @@ def source(document, spec):
     if spec == 'clipped noise':
         return ' '.join(f'{claims.mean_of_clipped(pixel):.3f}' for pixel in (0, 1))
     if spec.startswith('speed'):
-        sides = {'plain': ['notebook, `fast = False`'], 'original': [GRAPH], 'rewritten': REWRITTEN,
-                 'as it comes': [PLAIN], 'torch': {*TORCH['ConvDAE']} - {*REWRITTEN}}[spec.removeprefix('speed ')]
-        return ' '.join(speed(sides))
+        sides = {'plain': ('ConvDAE', 'notebook, `fast = False`'), 'original': ('ConvDAE', GRAPH),
+                 'as it comes': ('ConvDAE', PLAIN), 'BasicAE': ('BasicAE', f'{FUSED}, {COMPILED}')}
+        return speed(*sides[spec.removeprefix('speed ')])
     network, _, epochs = spec.partition(' after ')
     if network in RECORD:
         return ' '.join([*(ends(after(int(epochs), network, measure), digits) for measure, digits in (
