@@ -45,6 +45,12 @@ def test_page_is_open_to_all(page, size, scheme):
             if each['impact'] != 'minor'] == []
 
 
+def test_no_line_of_code_is_longer_than_its_box(page):
+    page.set_viewport_size({'width': 1100, 'height': 900})
+    page.locator('details').evaluate_all('all => all.forEach(each => { each.open = true })')
+    assert not page.locator('main .code').evaluate_all(SCROLL)
+
+
 def test_figures_keep_a_readable_size_on_a_phone_and_their_brightness_in_the_dark(page):
     page.set_viewport_size(PHONE)
     page.emulate_media(color_scheme='dark')
