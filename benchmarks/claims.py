@@ -41,7 +41,8 @@ CELLS = {'BasicAE': ['images', 'model', 'compile', 'batches', 'train', 'original
          'EasyDAE': ['images', 'normal', 'add_noise', 'model', 'compile', 'batches', 'train', 'reconstruct'],
          'ConvDAE': ['images', 'add_noise', 'model', 'faster', 'fast', 'compile', 'batches', 'train', 'reconstruct']}
 TRAINING = ['train', 'original', 'dense', 'skip']
-BEFORE = ['setup', 'parameters', 'load_images', 'check', 'plot', 'progress']    # without effect on the results
+# Without effect on the results:
+BEFORE = ['setup', 'parameters', 'load_images', 'check', 'plot', 'progress', 'measure']
 
 # Changes of cells: the other networks of the study.
 DECODER = re.compile(r"    x = layers\.UpSampling2D.*?(?=    logits = )", re.DOTALL)
@@ -196,7 +197,7 @@ def train(name, seed, folder):
         if cell == 'parameters':
             source += ''.join(f'\n{key} = {value!r}' for key, value in network.parameters(seed).items())
             source += f'\ndata_dir = {folder!r}'
-        shell.run_cell(source.replace('%matplotlib inline', '')).raise_error()
+        shell.run_cell(source).raise_error()
         if cell == 'progress':
             class Watch(space['keras'].callbacks.History):
                 """Takes the place of what shows how far the training is: records, measures, and counts seconds."""

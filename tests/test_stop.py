@@ -93,7 +93,7 @@ def test_a_comparison_that_is_stopped_shows_the_networks_so_far(conv):
 
 
 @pytest.mark.parametrize(('file', 'cause'), [
-    ('/proc/x.keras', 'pass'), ('kept.h5', 'pass'), ('~/no/such/folder/x.keras', 'pass'),
+    ('/proc/x.keras', 'pass'), ('kept.zip', 'pass'), ('~/no/such/folder/x.keras', 'pass'),
     ('kept.keras', 'import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'    # a full disk
      'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))')])
 def test_a_network_that_cannot_be_kept_costs_one_sentence_and_not_the_one_that_was_kept(file, cause, conv):

@@ -80,12 +80,15 @@ def test_becomes_a_script_of_python(name):
 def test_what_notebooks_share_is_the_same():
     """Who knows one notebook knows the others, and a fault corrected in one is corrected in all."""
     basic, easy, conv = map(compare.read_cells, NOTEBOOKS)
-    for one, other, keys in ((basic, easy, ('setup', 'load_images', 'images', 'plot', 'progress', 'reconstruct')),
+    for one, other, keys in ((basic, easy, ('setup', 'load_images', 'images', 'plot', 'reconstruct')),
                              (easy, conv, ('load_images', 'plot', 'reconstruct'))):
         assert [key for key in keys if one[key] != other[key]] == []
+    following = easy['progress'].replace(basic['measure'], '').replace(', measure images', '')
+    assert following.split() == basic['progress'].split()
     assert easy['add_noise'].replace('normal(', 'tf.random.stateless_normal(') == conv['add_noise']
-    for key, part in (('check', '(?ms)^for name, limit.*?run all cells'), ('progress', r'(?s)^.*def measure.*?\n\n')):
-        assert len({re.search(part, each[key])[0] for each in (basic, easy, conv)}) == 1
+    for part, *cells in (('(?ms)^for name, limit.*?run all cells', *(each['check'] for each in (basic, easy, conv))),
+                         (r'(?s)^.*def measure.*?\n\n', easy['progress'], conv['progress'])):
+        assert len({re.search(part, cell)[0] for cell in cells}) == 1
 
 
 @pytest.mark.parametrize('document', ['README.md', 'CONTRIBUTING.md', 'MNIST_data/README.md', 'benchmarks/README.md'])
