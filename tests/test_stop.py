@@ -83,6 +83,7 @@ def test_a_stopped_training_is_gone_on_with_and_ends_once(conv):
     for _ in range(2):
         conv.run_cells('train', 'train')
         assert conv.value('[len(each) for each in history.history.values()]') == '[3, 3]'    # losses, seconds
+        assert conv.value('history.history["seconds"] == sorted(history.history["seconds"])') == 'True'
 
 
 def test_a_comparison_that_is_stopped_shows_the_networks_so_far(conv):
