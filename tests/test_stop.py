@@ -93,6 +93,12 @@ def test_a_comparison_that_is_stopped_shows_the_networks_so_far(conv):
     assert [*epochs(conv.run_cells('time_curve', 'compare'))] == ['convolutional', 'dense 5']
 
 
+def test_a_network_kept_as_h5_can_be_opened(tmp_path, conv):
+    conv.run(f'model_file = {str(tmp_path / "kept.h5")!r}')
+    assert printed(conv.run_cells('save', 'save')['save']).endswith('kept.h5 holds 121,281 weights\n')
+    assert conv.value('keras.models.load_model(model_file).count_params()').endswith('121281')    # after a warning
+
+
 @pytest.mark.parametrize(('file', 'cause'), [
     ('/proc/x.keras', 'pass'), ('kept.zip', 'pass'), ('~/no/such/folder/x.keras', 'pass'),
     ('kept.keras', 'import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'    # a full disk
