@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/claims.py                  all of it, some five hours on two cores
     .venv/bin/python benchmarks/claims.py 'dense 32'       some networks
-    .venv/bin/python benchmarks/claims.py --tables         train nothing, print the tables, draw the figure
+    .venv/bin/python benchmarks/claims.py --tables         train nothing, only renew tables and figure
 
 The notebooks' own cells are run on the full MNIST. Writes benchmarks/claims.json after each seed and goes on where it
 stopped: what is recorded for today's cells is not trained again. The seconds of an epoch count only when nothing else
-kept the machine busy. Prints the tables of benchmarks/README.md and draws benchmarks/claims.png.
+kept the machine busy. Renews the tables in benchmarks/README.md, and benchmarks/claims.png.
 """
 import argparse
 import ast
@@ -24,8 +24,9 @@ from statistics import NormalDist, median
 import nbformat
 import numpy as np
 import psutil
-from compare import QUIET, ROOT, TEST, TRAIN, busy, code_cells, processor, read_cells, write
+from compare import QUIET, ROOT, TEST, TRAIN, Bare, busy, code_cells, processor, read_cells, renew_tables, write
 
+RECORD = ROOT / 'benchmarks' / 'claims.json'
 ORIGINAL_LOSSES = ROOT / 'tests' / 'original_losses.json'    # of each epoch, as the notebooks of 2017 printed them
 BATCH_SIZE = 128
 NOISE_SEED = (2017, 0)    # of the test images, the same for all networks; no training uses it
@@ -36,11 +37,12 @@ MEASURED = {1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 50, 65, 80, 100, 125, 150}   
 ARTICLE = {'BasicAE': {'hidden_units': 64, 'learning_rate': 0.001, 'original_learning_rate': 0.01},
            'EasyDAE': {'hidden_units': 32, 'learning_rate': 0.001, 'noise_factor': 0.5},
            'ConvDAE': {'learning_rate': 0.001, 'noise_factor': 0.5, 'fast': True, 'precision': 'float32'}}
-# The digest is of these and of the settings: also a dense network of ConvDAE is trained again when `faster` changes.
+# The digest is of these and of the settings, but for what the dense networks of ConvDAE do without.
 CELLS = {'BasicAE': ['images', 'model', 'compile', 'batches', 'train', 'original', 'encode', 'reconstruct'],
          'EasyDAE': ['images', 'normal', 'add_noise', 'model', 'compile', 'batches', 'train', 'reconstruct'],
          'ConvDAE': ['images', 'add_noise', 'model', 'faster', 'fast', 'compile', 'batches', 'train', 'reconstruct']}
 TRAINING = ['train', 'original', 'dense', 'skip']
+WITHOUT = {'dense': ['model', 'faster', 'fast', 'compile']}
 # Without effect on the results:
 BEFORE = ['setup', 'parameters', 'load_images', 'check', 'plot', 'progress', 'measure']
 
@@ -86,17 +88,6 @@ def undo(images):
     return np.clip((images - black) / (white - black), 0, 1)
 
 
-class Bare(ast.NodeTransformer):
-    """Leaves out of code what no result depends on: docstrings, what is printed, and callbacks, which only watch."""
-
-    def visit_Expr(self, node):
-        only_said = isinstance(node.value, ast.Constant) or ast.unparse(node).startswith('print(')
-        return None if only_said else self.generic_visit(node)
-
-    def visit_keyword(self, node):
-        return None if node.arg == 'callbacks' else self.generic_visit(node)
-
-
 class Network:
     """A row of the study: a notebook, its seeds with the epochs of each, and what is changed in its cells."""
 
@@ -126,7 +117,7 @@ class Network:
     def digest(self):
         """Return the SHA-256 of what results depend on: settings, and code without what only describes or prints."""
         trees = [Bare().visit(ast.parse(source.removeprefix('%%time\n')))
-                 for name, source in self.cells().items() if name not in BEFORE]
+                 for name, source in self.cells().items() if name not in BEFORE + WITHOUT.get(self.cell, [])]
         settings = repr([self.parameters(0), NOISE_SEED, self.after and self.after.__name__])
         return hashlib.sha256('\n'.join([settings, *map(ast.unparse, trees)]).encode()).hexdigest()
 
@@ -341,11 +332,10 @@ def main():
     parser.add_argument('names', nargs='*', metavar='network', help=f'default: all, {", ".join(STUDY)}')
     parser.add_argument('--tables', action='store_true', help='train nothing')
     parser.add_argument('--data', type=Path, default=ROOT / 'MNIST_data', help='folder of the MNIST archives')
-    parser.add_argument('--output', type=Path, default=ROOT / 'benchmarks' / 'claims.json', help='the record')
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(STUDY):
         parser.error(f'there is no network {", ".join(sorted(unknown))}: choose from {", ".join(STUDY)}')
-    record = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    record = json.loads(RECORD.read_text())
     names = [] if arguments.tables else arguments.names or [*STUDY]
     if names and (missing := [file for file in (TRAIN, TEST) if not (arguments.data / file).exists()]):
         parser.error(f'no {" and no ".join(missing)} in {arguments.data}: run a notebook or name a folder with --data')
@@ -369,9 +359,9 @@ def main():
                 **run, **versions, 'processor': processor(), 'date': datetime.date.today().isoformat()}
             record |= {name: today[name]}    # in place of runs of other cells, now that there is one
             record = {name: record[name] for name in STUDY if name in record}
-            write(arguments.output, record)
-    print('', tables(record), sep='\n')
-    draw(record, arguments.output.with_suffix('.png'))
+            write(RECORD, record)
+    renew_tables('claims.py', tables(record))
+    draw(record, RECORD.with_suffix('.png'))
 
 
 if __name__ == '__main__':

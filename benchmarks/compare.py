@@ -8,10 +8,11 @@ Each side has a process of its own, a Jupyter kernel; they take turns, in an ord
 trains for fewer and for more epochs, after one that warms up; only the difference counts, so starting does not. A turn
 in which other programs kept the processors busy is made again.
 After each network the record is written: an interruption loses no other, and what other processors took stays in it.
-Prints the tables of benchmarks/README.md. Without PyTorch its rows stay as they are recorded. Close what else keeps the
-machine busy.
+At the end, or at once with --tables, the tables in benchmarks/README.md are renewed. Without PyTorch its rows stay as
+they are recorded. Close what else keeps the machine busy.
 """
 import argparse
+import ast
 import gzip
 import hashlib
 import importlib.metadata
@@ -21,7 +22,6 @@ import json
 import os
 import platform
 import random
-import re
 import subprocess
 import sys
 import tempfile
@@ -37,6 +37,7 @@ from nbclient import NotebookClient
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / 'benchmarks' / 'compare.json'
 LEARNING_RATE, NOISE_FACTOR = 0.001, 0.5
 QUIET = 0.03    # share of the processors' time that other programs may take where seconds count
 TRAIN, TEST = 'train-images-idx3-ubyte.gz', 't10k-images-idx3-ubyte.gz'
@@ -79,11 +80,46 @@ def training_cells(name, **parameters):
             return sources
 
 
+class Bare(ast.NodeTransformer):
+    """Leaves out of code what no training depends on: docstrings, what is printed, and callbacks, which only watch."""
+
+    def visit_Expr(self, node):
+        only_said = isinstance(node.value, ast.Constant) or ast.unparse(node).startswith('print(')
+        return None if only_said else self.generic_visit(node)
+
+    def visit_keyword(self, node):
+        return None if node.arg == 'callbacks' else self.generic_visit(node)
+
+
+class OnlyTraining(Bare):
+    """Leaves out what checks, draws or measures, and the definitions of callbacks, too."""
+
+    def visit_FunctionDef(self, node):
+        return None if node.name.startswith(('plot', 'measure')) else self.generic_visit(node)
+
+    def visit_Assign(self, node):
+        text, others = ast.unparse(node), ('limits =', 'as_original =', 'colours =', 'looks =')
+        return None if text.startswith(others) or 'keras.callbacks' in text else node
+
+    def visit_ClassDef(self, node):
+        return None if 'callbacks' in ast.unparse(ast.Tuple(node.bases)) else self.generic_visit(node)
+
+    def visit_For(self, node):
+        return None if 'limits' in ast.unparse(node.iter) else self.generic_visit(node)
+
+    def visit_If(self, node):
+        return None if all(isinstance(each, ast.Raise) for each in node.body) else self.generic_visit(node)
+
+
 def digest(name):
-    """Return the SHA-256 of the code that a network's notebook trains with, but for comments, reading and drawing."""
-    cells = training_cells('ConvDAE' if name == 'batches' else name)
-    sources = [re.sub(r'(?m)(^|\s+)#.*', '', cells[cell]) for cell in cells if cell not in ('load_images', 'plot')]
-    return hashlib.sha256('\n'.join(sources).encode()).hexdigest()    # not of ast.unparse, another in each Python
+    """Return the SHA-256 of the code that a network's notebook trains with, and of the parameters that this uses."""
+    cells = {key: ast.parse(source.removeprefix('%%time\n')) for key, source in training_cells(
+        'ConvDAE' if name == 'batches' else name).items() if key not in ('load_images', 'plot', 'injected')}
+    parameters = cells.pop('parameters').body
+    trees = [OnlyTraining().visit(tree) for tree in cells.values()]
+    used = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    trees += [node for node in parameters if node.targets[0].id in used]
+    return hashlib.sha256('\n'.join(map(ast.unparse, trees)).encode()).hexdigest()
 
 
 class Kernel:
@@ -103,6 +139,13 @@ class Kernel:
         self.client.nb.cells.append(cell)
         self.client.execute_cell(cell, len(self.client.nb.cells) - 1)
         return ''.join(output.text for output in cell.outputs if output.get('name') == 'stdout')
+
+
+def renew_tables(script, tables):
+    """Put the tables of a script into the place in benchmarks/README.md that is marked as its own."""
+    path, begin, end = ROOT / 'benchmarks' / 'README.md', f'<!-- Begin of {script} -->', f'<!-- End of {script} -->'
+    before, _, rest = path.read_text(encoding='utf-8').partition(begin)
+    path.write_text(f'{before}{begin}\n\n{tables}\n\n{end}{rest.partition(end)[2]}', encoding='utf-8')
 
 
 def write(path, record):
@@ -292,23 +335,24 @@ def main():
     """Measure what is named on the command line, or everything; write the record and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('names', nargs='*', metavar='network', help='of ' + ', '.join(SIDES))
+    parser.add_argument('--tables', action='store_true', help='measure nothing')
     parser.add_argument('--data', type=Path, default=ROOT / 'MNIST_data', help='folder of the MNIST archives')
-    parser.add_argument('--output', type=Path, default=ROOT / 'benchmarks' / 'compare.json', help='the record')
     parser.add_argument('--rounds', type=int, default=5, help='turns of each side (default: 5)')
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(SIDES):
         parser.error(f'there is no network {", ".join(sorted(unknown))}: choose from {", ".join(SIDES)}')
-    if missing := [name for name in (TRAIN, TEST) if not (arguments.data / name).exists()]:
+    names = [] if arguments.tables else arguments.names or [*SIDES]
+    if names and (missing := [name for name in (TRAIN, TEST) if not (arguments.data / name).exists()]):
         parser.error(f'no {" and no ".join(missing)} in {arguments.data}: run a notebook or name a folder with --data')
-    record = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
-    runs = record.setdefault(processor(), {})    # those of other processors stay
-    for name in arguments.names or SIDES:
+    record = json.loads(RECORD.read_text())
+    for name in names:
+        runs = record.setdefault(processor(), {})    # those of other processors stay
         before = runs[name]['sides'] if name in runs else {}
         runs[name] = compare(name, arguments.data, arguments.rounds)
         if 'torch' not in runs[name]['versions']:    # its rows stay, with their date
             runs[name]['sides'] |= {side: before[side] for side in before if side.startswith('PyTorch')}
-        write(arguments.output, record)
-    print('', table(record), sep='\n')
+        write(RECORD, record)
+    renew_tables('compare.py', table(record))
 
 
 if __name__ == '__main__':

@@ -79,11 +79,11 @@ def run_cells(cells, space=None):
     return space
 
 
-def cells_up_to(name, last, changes=(), **parameters):
-    """Run the cells of a notebook in this process, but for what only draws before training; return their module."""
+def cells_up_to(name, last, changes=(), without=DRAWING, **parameters):
+    """Run the cells of a notebook in this process, as a rule without what only draws; return their module."""
     cells = code_cells(prepared(name, changes, **parameters))
     count = [*cells].index(last) + 1
-    return run_cells([cells[each] for each in [*cells][:count] if each not in DRAWING])
+    return run_cells([cells[each] for each in [*cells][:count] if each not in without])
 
 
 def kernel_environment(folder):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import NOTEBOOKS, SAMPLE, cells_up_to, code_cells, read_notebook, run_cells
+from helpers import DRAWING, NOTEBOOKS, SAMPLE, cells_up_to
 from original import SHAPES, Original, first_weights
 
 ARTICLE = {'BasicAE': {'hidden_units': 64}, 'EasyDAE': {'hidden_units': 32, 'noise_factor': 0.5},
@@ -21,9 +21,10 @@ LAYERS = {    # written from the article, not from the notebooks: kind and outpu
 }
 
 
-def cells(name, last, **parameters):
+def cells(name, last, changes=(), **parameters):
     """Run the cells of a notebook on the sample with what the article sets, and add the network that is trained."""
-    space = cells_up_to(name, last, **{'data_dir': str(SAMPLE), 'learning_rate': 0.001, **ARTICLE[name], **parameters})
+    parameters = {'data_dir': str(SAMPLE), 'learning_rate': 0.001, **ARTICLE[name], **parameters}
+    space = cells_up_to(name, last, changes, **parameters)
     space.trained = getattr(space, 'network', getattr(space, 'model', None))
     return space
 
@@ -40,7 +41,7 @@ def float64():
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_network_is_the_article_s_in_keras_s_own_layers(name):
-    model = cells(name, 'compile').model
+    model = cells(name, 'model').model
     found = [f'{type(layer).__name__} {"x".join(map(str, layer.output.shape[1:]))}' for layer in model.layers]
     assert ', '.join(found) == LAYERS[name]
     assert {type(layer).__module__.split('.')[0] for layer in model.layers} == {'keras'}
@@ -96,50 +97,34 @@ def test_faster_computes_the_logits_and_gradients_of_the_plain_network(skip, flo
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
 def test_faster_transposes_two_convolutions_and_computes_in_that_precision(precision):
     """What it puts out is float32 again, and so are the weights."""
-    space = cells('ConvDAE', 'fast', precision=precision)
+    space = cells('ConvDAE', 'fast', fast=True, precision=precision)
     graph = tf.function(space.network).get_concrete_function(space.some).graph
     found = [each.outputs[0].dtype.name for each in graph.get_operations() if each.type == 'Conv2DBackpropInput']
     assert found == [precision] * 2
     assert {graph.outputs[0].dtype.name, *(weight.dtype for weight in space.model.weights)} == {'float32'}
 
 
-@pytest.fixture(scope='module')
-def conv():
-    """Return the module of ConvDAE as far as to its network, and the cell that compares Faster with it."""
-    return cells('ConvDAE', 'faster'), code_cells(read_notebook('ConvDAE'))['fast']
-
-
-def changed(layer, **settings):
-    """Return a layer with other settings."""
-    return type(layer).from_config(layer.get_config() | settings)
-
-
-CHANGES = {    # of a layer of the article's network, by its name
-    'another activation': ('conv2', lambda layer: changed(layer, activation='tanh')),
-    'a kernel of 5 x 5': ('conv6', lambda layer: changed(layer, kernel_size=5)),
-    'other pooling': ('pool1', lambda layer: keras.layers.AveragePooling2D(2, padding='same')),
-    'dropout': ('conv5', lambda layer: keras.Sequential([layer, keras.layers.Dropout(0.5)])),
-    'an added layer': ('conv6', lambda layer: keras.Sequential([layer, keras.layers.Conv2D(64, 3, padding='same')])),
+CONV6 = "64, 3, padding='same', activation='relu', name='conv6')(x)"
+CHANGES = {    # a line of ConvDAE's network: what to put in the place of what
+    'another activation': {"activation='relu', name='conv2'": "activation='tanh', name='conv2'"},
+    'a kernel of 5 x 5': {CONV6: CONV6.replace('3', '5')},
+    'other pooling': {"MaxPooling2D(2, padding='same', name='pool1')": "AveragePooling2D(2, padding='same')"},
+    'dropout': {CONV6: f'{CONV6}\n    x = layers.Dropout(0.5)(x)'},
+    'an added layer': {CONV6: f'{CONV6}\n    x = layers.Conv2D({CONV6.replace("conv6", "conv7")}'},
 }
 
 
 @pytest.mark.parametrize('change', CHANGES)
-def test_who_changes_a_layer_is_told_to_set_fast_to_false_and_may(change, conv):
-    space, cell = conv
-    place, change = CHANGES[change]
-    space.model = keras.models.clone_model(
-        space.denoiser(), clone_function=lambda layer: (change if layer.name == place else changed)(layer))
-    space.fast = True
+def test_who_changes_a_layer_is_told_to_set_fast_to_false_and_may(change):
     with pytest.raises(ValueError, match=r'^Faster knows the layers of the article[^\n]*: set fast = False\.$'):
-        run_cells([cell], space)
-    space.fast = False
-    run_cells([cell], space)
+        cells('ConvDAE', 'fast', CHANGES[change], fast=True)
+    space = cells('ConvDAE', 'fast', CHANGES[change], fast=False)
     assert space.network is space.model
 
 
 @pytest.mark.parametrize('name', ['EasyDAE', 'ConvDAE'])
 def test_noise_is_gaussian_with_the_given_factor_and_clipped(name):
-    add_noise = cells(name, 'compile', noise_factor=0.3).add_noise
+    add_noise = cells_up_to(name, 'add_noise', data_dir=str(SAMPLE), noise_factor=0.3).add_noise
     images = np.full((501, 783), 0.5, 'float32')    # of an odd number of pixels: Box and Muller's come in pairs
     for factor, options in ((0.3, {}), (0.6, {'factor': 0.6})):
         noisy = add_noise(images, (3, 4), **options).numpy()
@@ -154,7 +139,8 @@ def test_noise_is_gaussian_with_the_given_factor_and_clipped(name):
 
 def two_epochs(name):
     """Return the variables of a notebook before its training, and for each of two epochs its batches of flat images."""
-    space = cells(name, 'batches', batch_size=500)
+    space = cells_up_to(name, 'batches', without=['model', 'faster', 'fast', 'compile', *DRAWING],
+                        data_dir=str(SAMPLE), batch_size=500)
     batches = space.train_batches()
     return space, [[[np.reshape(images, (-1, 784)) for images in batch] for batch in batches] for _ in range(2)]
 
