@@ -422,7 +422,7 @@ def test_hand_made_filters_give_the_mean_and_the_edges_below_and_right(run):
     figure, digit = drawn(run, 'filters'), run.test[5]
     assert figure.headings == ['mean', 'edge below', 'edge right']
     close(figure.rows['one digit'], 3 * [digit])
-    mean, below, right = (figure.rows['filter'] - 0.5) / 1.5    # drawn with 0 as grey
+    mean, below, right = figure.rows['filter'] - 0.5    # drawn with 0 as grey
     close(mean, np.full((3, 3), 1 / 9))
     close(below, np.outer([-1, 0, 1], np.ones(3)) / 3)
     close(right, below.T)
