@@ -5,9 +5,10 @@ import re
 import types
 from unittest import mock
 
+import helpers
 import numpy as np
 import pytest
-from helpers import NOTEBOOKS, cells_up_to, code_cells, cut_sample, figures, prepared, printed, read_notebook, run_cells
+from helpers import NOTEBOOKS, TWO_PARTS, cells_up_to, code_cells, cut_sample, figures, prepared, printed, run_cells
 from PIL import Image, ImageDraw, ImageOps
 
 IMPOSSIBLE = {    # kinds of values, each once
@@ -33,13 +34,13 @@ def check(tiny):
 
     def check_with(name, **changes):
         with mock.patch.multiple(spaces[name], **changes):
-            return run_cells([code_cells(read_notebook(name))['check']], spaces[name]).as_original
+            return run_cells([code_cells(helpers.read_notebook(name))['check']], spaces[name]).as_original
     return check_with
 
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_all_numbers_that_a_reader_may_change_have_limits(name):
-    cells = {key: ast.parse(cell.source).body for key, cell in code_cells(read_notebook(name)).items()
+    cells = {key: ast.parse(cell.source).body for key, cell in code_cells(helpers.read_notebook(name)).items()
              if key in ('parameters', 'check')}
     limited = {each.arg for each in cells['check'][0].value.keywords}
     unlimited = {each.targets[0].id for each in cells['parameters']} - limited
@@ -86,7 +87,7 @@ OWN_LAYER = {"64, 3, padding='same', activation='relu', name='conv1'": "64, 5, p
                                 noise_factors=[0.5], fast=False))])
 def test_sensible_extremes_and_a_layer_of_ones_own_run_and_draw(name, changes, parameters, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cells = code_cells(prepared(name, changes, data_dir=tiny, **parameters))
+    cells = code_cells(prepared(name, TWO_PARTS | changes, data_dir=tiny, **parameters))
     losses = run_cells(cells.values()).history.history['loss']
     assert len(losses) == parameters['epochs'] and np.isfinite(losses).all()
     assert 'nan' not in ''.join(map(printed, cells.values()))
@@ -118,7 +119,7 @@ def read(picture):
     """Run the cell that reads pictures, and return what it has read."""
     space = types.ModuleType('notebook')
     space.np, space.os, space.picture = np, os, picture
-    return run_cells([code_cells(read_notebook('ConvDAE'))['read_picture']], space).pictures
+    return run_cells([code_cells(helpers.read_notebook('ConvDAE'))['read_picture']], space).pictures
 
 
 @pytest.mark.parametrize('kind', KINDS)

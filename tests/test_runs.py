@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from compare import TEST, TRAIN, code_cells, read_pixels
-from helpers import NOTEBOOKS, ROOT, assert_clean, cut_sample, execute, figures, prepared, printed, run_cells
+from helpers import NOTEBOOKS, ROOT, TWO_PARTS, assert_clean, cut_sample, execute, figures, prepared, printed, run_cells
 from helpers import table as read_table
 from original import SHAPES
 
@@ -45,8 +45,8 @@ def runs(tmp_path_factory):
         folder = tmp_path_factory.mktemp('my notebooks, Übung 数字')
         data = cut_sample(folder / 'MNIST_data', *IMAGES[name])
         with mock.patch.dict(os.environ, HOME=str(folder)):
-            notebook = execute(name, folder, **PARAMETERS[name])
-            cells = code_cells(prepared(name, data_dir=data, **PARAMETERS[name]))
+            notebook = execute(name, folder, TWO_PARTS, **PARAMETERS[name])
+            cells = code_cells(prepared(name, TWO_PARTS, data_dir=data, **PARAMETERS[name]))
             space = run_cells(cells.values())
             first = copy.deepcopy(cells)
             *early, last = [*cells][:[*cells].index('model') + 1]
