@@ -16,10 +16,7 @@ class Kernel:
         self.client, self.cells = client, cells
 
     def run(self, source, stop_at=None):
-        """Run a source, stop it a second after that is in what it puts out; return its outputs in a notebook's cell.
-
-        Not at once: in its first milliseconds a stopped pipeline of TensorFlow 2.21 may corrupt the memory.
-        """
+        """Run a source, stop it where that is in what it puts out; return its outputs in a notebook's cell."""
         cell, stops = nbformat.v4.new_code_cell(source), [0]
 
         def hear(message):
@@ -27,11 +24,11 @@ class Kernel:
                 cell.outputs.append(nbformat.v4.output_from_msg(message))
             said = message['content'].get('text', '') + message['content'].get('data', {}).get('text/plain', '')
             if stop_at and stop_at in said and time.time() > stops[-1] + 9:    # again, as Python may have lost one
-                time.sleep(1)
                 stops.append(time.time())
                 self.client.parent.interrupt_kernel()
 
-        assert self.client.parent.is_alive(), 'the kernel has died'    # none would answer
+        # Which some one in forty stops of a dense network does, in TensorFlow 2.21, when its memory is corrupted.
+        assert self.client.parent.is_alive(), 'the kernel has died'
         self.client.execute_interactive(source, allow_stdin=False, timeout=60, output_hook=hear)
         return cell
 
@@ -63,14 +60,12 @@ def kernel_of(name, folder, **parameters):
 
 @pytest.fixture(scope='module')
 def conv(tmp_path_factory):
-    """Return a kernel in which ConvDAE's training was stopped two epochs too soon, then the rest was run."""
-    parameters = {'epochs': 100_000, 'dense_units': [5, 6], 'skip_epochs': 2, 'distances': [3], 'noise_factors': [0.5],
+    """Return a kernel in which ConvDAE's training was stopped after an epoch, then the rest was run."""
+    parameters = {'epochs': 3, 'dense_units': [5, 6], 'skip_epochs': 2, 'distances': [3], 'noise_factors': [0.5],
                   'model_file': 'kept.keras'}
     with kernel_of('ConvDAE', tmp_path_factory.mktemp('conv'), **parameters) as kernel:
         kernel.run_cells('setup', 'batches')
-        kernel.stop('train', stop_at='epoch 2 of')
-        kernel.count = int(kernel.value('len(history.history["loss"])'))
-        kernel.run(f'epochs = {kernel.count} + 2')
+        kernel.stop('train', stop_at='epoch 2 of 3')
         kernel.rest = kernel.run_cells('curve', 'picture')
         yield kernel
 
@@ -81,9 +76,7 @@ def epochs(outputs):
 
 
 def test_after_a_stopped_training_the_rest_shows_what_was_trained_so_far(conv):
-    epochs_of_others = conv.count + 2
-    assert conv.count > 0 and epochs(conv.rest) == {
-        'convolutional': conv.count, 'dense 5': epochs_of_others, 'dense 6': epochs_of_others, 'skip connections': 2}
+    assert epochs(conv.rest) == {'convolutional': 1, 'dense 5': 3, 'dense 6': 3, 'skip connections': 2}
     rows = [*figures(conv.rest['compare'])[0]['rows']][2:]
     assert [row.split(',')[0] for row in rows] == [*epochs(conv.rest)]
 
@@ -91,8 +84,7 @@ def test_after_a_stopped_training_the_rest_shows_what_was_trained_so_far(conv):
 def test_a_stopped_training_is_gone_on_with_and_ends_once(conv):
     for _ in range(2):
         conv.run_cells('train', 'train')
-        losses_and_seconds = conv.value('[len(each) for each in history.history.values()]')
-        assert losses_and_seconds == str(2 * [conv.count + 2])
+        assert conv.value('[len(each) for each in history.history.values()]') == '[3, 3]'    # losses, seconds
         assert conv.value('history.history["seconds"] == sorted(history.history["seconds"])') == 'True'
 
 
