@@ -327,7 +327,7 @@ def draw(record, path):
 
 
 def main():
-    """Train what is asked for and not recorded yet; print the tables and draw the figure."""
+    """Train what is asked for and not recorded yet; renew the tables and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('names', nargs='*', metavar='network', help=f'default: all, {", ".join(STUDY)}')
     parser.add_argument('--tables', action='store_true', help='train nothing')

@@ -332,7 +332,7 @@ def table(record):
 
 
 def main():
-    """Measure what is named on the command line, or everything; write the record and print its tables."""
+    """Measure what is named on the command line, or everything; write the record and renew its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('names', nargs='*', metavar='network', help='of ' + ', '.join(SIDES))
     parser.add_argument('--tables', action='store_true', help='measure nothing')

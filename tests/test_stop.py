@@ -29,7 +29,7 @@ class Kernel:
 
         # Which some one in forty stops of a dense network does, in TensorFlow 2.21, when its memory is corrupted.
         assert self.client.parent.is_alive(), 'the kernel has died'
-        self.client.execute_interactive(source, allow_stdin=False, timeout=60, output_hook=hear)
+        self.client.execute_interactive(source, allow_stdin=False, timeout=120, output_hook=hear)
         return cell
 
     def run_cells(self, first, last):

@@ -100,10 +100,16 @@ def test_links_and_targets_of_make_exist(document):
     assert set(re.findall('(?:`|^)make ([a-z]+)', read(document), re.MULTILINE)) <= set(targets)
 
 
+def test_requirements_are_pinned():
+    constraints = re.sub(' *(#.*|;.*)', '', read('constraints.txt')).split()
+    assert [line for line in constraints if not re.fullmatch(r'[\w.-]+==[\w.]+', line)] == []
+    assert set(read('requirements.txt', 'requirements-dev.txt').split()) <= set(constraints), 'run "make constraints"'
+
+
 def test_tables_are_those_of_the_records():
     for tool, tables in ((compare, compare.table), (claims, claims.tables)):
         there = tables(json.loads(read(f'benchmarks/{tool.__name__}.json'))) in read('benchmarks/README.md')
-        assert there, f'put what {tool.__name__}.py --tables prints into benchmarks/README.md'
+        assert there, f'run benchmarks/{tool.__name__}.py --tables'
 
 
 def test_study_is_of_todays_cells():
