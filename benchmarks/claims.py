@@ -36,13 +36,13 @@ MEASURED = {1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 50, 65, 80, 100, 125, 150}   
 # differ from run to run.
 ARTICLE = {'BasicAE': {'hidden_units': 64, 'learning_rate': 0.001, 'original_learning_rate': 0.01},
            'EasyDAE': {'hidden_units': 32, 'learning_rate': 0.001, 'noise_factor': 0.5},
-           'ConvDAE': {'learning_rate': 0.001, 'noise_factor': 0.5, 'fast': True, 'precision': 'float32'}}
+           'ConvDAE': {'learning_rate': 0.001, 'noise_factor': 0.5, 'fast': True}}
 # The digest is of these and of the settings, but for what the dense networks of ConvDAE do without.
 CELLS = {'BasicAE': ['images', 'model', 'compile', 'batches', 'train', 'original', 'encode', 'reconstruct'],
          'EasyDAE': ['images', 'normal', 'add_noise', 'model', 'compile', 'batches', 'train', 'reconstruct'],
          'ConvDAE': ['images', 'add_noise', 'model', 'faster', 'fast', 'compile', 'batches', 'train', 'reconstruct']}
 TRAINING = ['train', 'original', 'dense', 'skip']
-WITHOUT = {'dense': ['model', 'faster', 'fast', 'compile']}
+WITHOUT = {'dense': ['model', 'faster', 'fast']}
 # Without effect on the results:
 BEFORE = ['setup', 'parameters', 'load_images', 'check', 'plot', 'progress', 'measure']
 
@@ -129,8 +129,8 @@ class Network:
 
 
 # Marks and colours of the figure, as in ConvDAE.
-LOOKS = {'skip connections': ('<', '#009E73'), 'convolutional': ('o', '#0072B2'), 'dense 512': ('v', '#E69F00'),
-         'dense 76': ('D', '#CC79A7'), 'dense 32': ('^', '#D55E00')}
+LOOKS = {'skip connections': ('v', '#E69F00'), 'convolutional': ('o', '#0072B2'), 'dense 512': ('D', '#CC79A7'),
+         'dense 76': ('^', '#009E73'), 'dense 32': ('s', '#D55E00')}
 FIVE, THREE = {0: 30, 1: 30, 2: 30, 3: 10, 4: 10}, dict.fromkeys(range(3), 10)    # from a seed to the epochs
 STUDY = {
     'convolutional': Network('ConvDAE', FIVE),

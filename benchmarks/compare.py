@@ -98,7 +98,7 @@ class OnlyTraining(Bare):
         return None if node.name.startswith(('plot', 'measure')) else self.generic_visit(node)
 
     def visit_Assign(self, node):
-        text, others = ast.unparse(node), ('limits =', 'as_original =', 'colours =', 'looks =')
+        text, others = ast.unparse(node), ('limits =', 'as_original =')
         return None if text.startswith(others) or 'keras.callbacks' in text else node
 
     def visit_ClassDef(self, node):
@@ -189,7 +189,7 @@ def original(name, folder, batch_size=128, threads=0):
 
 OPTIONS = {'one thread': {'threads': 1}, 'fused Adam': {'fused': True}, '`torch.compile`': {'compiled': True},
            'rewritten': {'rewritten': True}, 'batches ahead': {'ahead': True},
-           '`fast = False`': {'fast': False}, 'bfloat16': {'precision': 'bfloat16'},
+           '`fast = False`': {'fast': False}, 'bfloat16': {'fast': 'bfloat16'},
            **{f'batches of {size}': {'batch_size': size} for size in (32, 128, 512)}}
 PLAIN, FUSED, COMPILED = 'PyTorch, plain', 'PyTorch, fused Adam', '`torch.compile`'
 BEST, SINGLE = f'{FUSED}, pages kept', f'{FUSED}, one thread'

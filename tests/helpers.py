@@ -24,7 +24,6 @@ SAMPLE = ROOT / 'MNIST_data' / 'sample'
 FULL = Path(os.environ['MNIST_DATA']).resolve() if os.environ.get('MNIST_DATA') else None
 NOBODY = 'http://127.0.0.1:9/'    # in place of the mirror: the discard port, where nothing answers
 FIGURE = 'application/x-figure+json'    # the type under which the kernels of the tests store figures as numbers
-TWO_PARTS = {'each), 50)': 'each), 2)'}    # `measure` is slow in 50, which a few images do not need
 # What TensorFlow writes while it is imported, before any setting of it applies.
 LOG_LINE = r'(WARNING: All log messages before absl|[IWEF]\d{4} |\d{4}-\d\d-\d\d [\d:.]+: |To enable )[^\n]*'
 TOOLS = {    # what readers run notebooks with; each stores what a notebook prints in its own way

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from compare import TEST, TRAIN, code_cells, read_pixels
-from helpers import NOTEBOOKS, ROOT, TWO_PARTS, assert_clean, cut_sample, execute, figures, prepared, printed, run_cells
+from helpers import NOTEBOOKS, ROOT, assert_clean, cut_sample, execute, figures, prepared, printed, run_cells
 from helpers import table as read_table
 from original import SHAPES
 from PIL import Image, ImageDraw
@@ -46,8 +46,8 @@ def runs(tmp_path_factory):
         folder = tmp_path_factory.mktemp('my notebooks, Übung 数字')
         data = cut_sample(folder / 'MNIST_data', *IMAGES[name])
         with mock.patch.dict(os.environ, HOME=str(folder)):
-            notebook = execute(name, folder, TWO_PARTS, **PARAMETERS[name])
-            cells = code_cells(prepared(name, TWO_PARTS, data_dir=data, **PARAMETERS[name]))
+            notebook = execute(name, folder, **PARAMETERS[name])
+            cells = code_cells(prepared(name, data_dir=data, **PARAMETERS[name]))
             space = run_cells(cells.values())
             first = copy.deepcopy(cells)
             *early, last = [*cells][:[*cells].index('model') + 1]
@@ -187,7 +187,7 @@ def test_prints_and_draws_the_falling_losses_of_its_epochs(run):
         run.name, ['epoch  1/2  loss {0:.4f}\n', 'epoch  2/2  loss {1:.4f}\n'])
     for line in lines:
         assert line.format(*losses) in printed(cells['train'])
-    close(losses, (run.space.history if run.name == 'ConvDAE' else run.space.model.history).history['loss'], 2e-4)
+    close(losses, run.space.history.history['loss'], 2e-4)
 
 
 def test_the_original_s_curve_is_drawn_only_for_its_data_and_settings(run):
@@ -396,14 +396,14 @@ def likelihoods(run, image, factor):
 @EASY
 def test_one_noisy_digit_may_have_been_the_likeliest_and_their_average(run):
     figure = drawn(run, 'average')
-    assert figure.headings == ['noisy', *5 * [''], 'average'] and [*figure.rows] == ['factor 0.8', 'factor 0.3']
-    for row, factor in zip(figure.rows, (0.8, 0.3)):
+    assert figure.headings == ['noisy', *5 * ['likely'], 'average']
+    for row, factor in zip(figure.rows, (0.8, 0.3), strict=True):
         noisy_image, *likeliest, average = figure.rows[row]
         close(noisy_image, noisy(run, run.test[7], factor))
         chances = likelihoods(run, noisy_image, factor)
         order = np.argsort(-chances)[:5]
         close(likeliest, run.train[order])
-        assert figure.captions[row] == ['', *(f'{chance:.0%}' for chance in chances[order])]
+        assert row == f'factor {factor}:\n{", ".join(f"{100 * chance:.0f}" for chance in chances[order])} %'
         close(average, chances @ run.train)
 
 

@@ -6,13 +6,13 @@ from IPython.core.formatters import JSONFormatter
 
 
 class Numbers(JSONFormatter):
-    """Makes of a figure its title, rows of images with their texts, curves, and how the images look."""
+    """Makes of a figure its title, rows of images, curves, and how the images look."""
 
     def __call__(self, figure):
         if not hasattr(figure, 'get_suptitle'):
             return None
         (axes,) = figure.axes
-        names, rows, captions = [label.get_text() for label in axes.get_yticklabels()], {}, {}
+        names, rows = [label.get_text() for label in axes.get_yticklabels()], {}
         found = {'title': axes.get_title(), 'headings': [label.get_text() for label in axes.get_xticklabels()],
                  'curves': {line.get_label(): [[*map(float, each)] for each in line.get_data()] for line in axes.lines},
                  'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}    # of the memory so far, in kB
@@ -20,12 +20,7 @@ class Numbers(JSONFormatter):
             column, _, _, row = image.get_extent()
             rows.setdefault(names[int(row)], {})[int(column)] = image.get_array().tolist()
             found['look'] = [*image.get_clim(), image.get_cmap().name, [*figure.get_facecolor()]]
-        for text in axes.texts:
-            column, row = text.get_position()
-            captions.setdefault(names[int(row)], {})[int(column)] = text.get_text()
-        for kind, places in (('rows', rows), ('captions', captions)):
-            found[kind] = {name: [row[column] for column in sorted(row)] for name, row in places.items()}
-        return found
+        return {**found, 'rows': {name: [row[column] for column in sorted(row)] for name, row in rows.items()}}
 
 
 formatter, kind = get_ipython().display_formatter, 'application/x-figure+json'
