@@ -189,7 +189,7 @@ def original(name, folder, batch_size=128, threads=0):
 
 OPTIONS = {'one thread': {'threads': 1}, 'fused Adam': {'fused': True}, '`torch.compile`': {'compiled': True},
            'rewritten': {'rewritten': True}, 'batches ahead': {'ahead': True},
-           '`fast = False`': {'fast': False}, 'bfloat16': {'fast': 'bfloat16'},
+           '`fast = False`': {'fast': False}, 'bfloat16': {'precision': 'bfloat16'},
            **{f'batches of {size}': {'batch_size': size} for size in (32, 128, 512)}}
 PLAIN, FUSED, COMPILED = 'PyTorch, plain', 'PyTorch, fused Adam', '`torch.compile`'
 BEST, SINGLE = f'{FUSED}, pages kept', f'{FUSED}, one thread'
@@ -233,6 +233,8 @@ def begin(stack, name, side, folder):
     """Return the kernel of a side of a network, ready to train, the cell that trains, and the images in a batch."""
     options = {key: value for part in side.split(', ') for key, value in OPTIONS.get(part, {}).items()}
     if side.startswith('notebook'):
+        if 'precision' in options:
+            options['fast'] = options.pop('precision')    # as ConvDAE calls it
         *before, cell = training_cells(name, data_dir=folder, **options).values()
     else:
         function = 'in_pytorch.train' if side.startswith('PyTorch') else 'compare.original'
