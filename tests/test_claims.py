@@ -81,7 +81,7 @@ SOURCES = {
         'dense 32 after 30': '0.1239 0.1289 17.12 17.47', 'EasyDAE, squared error after 30': '17.12 17.42',
         'average_table': '1.8 148.4', 'table': '16.72 17.19 17.73'},
     'ConvDAE.ipynb': {
-        'given': '0 0.5 1 2 3 4 5 6 7 8 9 16 20 28 30 32 64 76 150 512 2008 2016 2017',
+        'given': '0 0.5 1 2 3 4 5 6 7 8 9 16 20 28 30 32 64 76 100 150 512 2008 2016 2017',
         'train': '0.1015', 'original': '0.0996',
         'convolutional after 10': '0.0989 0.1015 19.49 19.80', 'convolutional after 30': '20.14 20.19',
         'dense 76 after 10': '18.24 18.37', 'dense 512 after 10': '19.30 19.34', 'dense 512 after 30': '19.76 19.82',
@@ -92,8 +92,8 @@ SOURCES = {
         'compare': '17.0 18.4 19.3', 'page': '15.56 19.32', 'clipped noise': '0.195 0.805'},
     'README.md': {
         'given': '0 0.5 1 2.16 3.0 3.3 3.11 3.12 3.13 3.14 4 10 19 28 32 64 76 100 150 512 784 2017 5,000',
-        'BasicAE results': '24.96', 'BasicAE train': '12.6', 'EasyDAE train': '16.6',
-        'ConvDAE table': '9.38 19.49 570',
+        'BasicAE results': '24.96', 'BasicAE train': '13.3', 'EasyDAE train': '13.9',
+        'ConvDAE table': '9.38 19.49 758',
         'speed EasyDAE': '1.20', 'speed plain': '1.68', 'speed original': '1.68',
         'speed as it comes': '2.07',
         'EasyDAE table': '9.38 17.19 17.73', 'EasyDAE average_table': '17.14 17.23',

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import keras
+import nbformat
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -199,6 +200,12 @@ def test_the_original_s_curve_is_drawn_only_for_its_data_and_settings(run):
         (curves[as_original],) = (figure['curves'] for figure in figures(cell))
     assert curves[True].keys() - curves[False].keys() == {'the original, 2017'}
     close(curves[True]['the original, 2017'], [range(1, len(original) + 1), original], 0)
+
+
+def test_a_training_that_was_stopped_in_its_first_epoch_has_no_losses_to_draw(run):
+    cell = nbformat.v4.new_code_cell("plot_losses({'stopped': []})")
+    run_cells([cell], run.space)
+    assert figures(cell)[0]['curves']['stopped'].size == 0
 
 
 def test_rows_show_what_the_networks_make_of_the_very_digits_above(run):
