@@ -193,10 +193,6 @@ def train(name, seed, folder):
             class Watch(space['keras'].callbacks.History):
                 """Takes the place of what shows how far the training is: records, measures, and counts seconds."""
 
-                def __init__(self, _):
-                    super().__init__()
-                    self.history = {'loss': [], 'seconds': []}
-
                 def on_epoch_begin(self, epoch, logs=None):
                     self.start = clocks()
 
@@ -214,7 +210,7 @@ def train(name, seed, folder):
             if network.notebook == 'ConvDAE':
                 space['Progress'] = Watch
             else:
-                space['show_loss'] = Watch('')
+                space['show_loss'] = Watch()
     if any(quiet):    # what was disturbed took as long as the others
         typical = median(second for second, calm in zip(seconds, quiet) if calm)
         run['seconds'] = round(sum(second if calm else typical for second, calm in zip(seconds, quiet)), 1)

@@ -86,18 +86,14 @@ def cells_up_to(name, last, changes=(), without=DRAWING, **parameters):
     return run_cells([cells[each] for each in [*cells][:count] if each not in without])
 
 
-def kernel_environment(folder):
-    """Return the environment of a kernel with settings that a reader may have, none of which may change anything."""
-    own = shutil.copytree(ROOT / 'tests' / 'settings', folder / '.own')
-    return {**os.environ, 'IPYTHONDIR': str(own), 'KERAS_HOME': str(own), 'MATPLOTLIBRC': str(own / 'matplotlibrc'),
-            'KERAS_BACKEND': 'torch', 'MPLBACKEND': 'Agg', 'TF_CPP_MIN_LOG_LEVEL': '0'}
-
-
 def execute(name, folder, changes=(), **parameters):
     """Run a notebook in a folder with a tool that readers use; return it with its outputs."""
     nbformat.write(prepared(name, changes, **parameters), folder / f'{name}.ipynb')
+    own = shutil.copytree(ROOT / 'tests' / 'settings', folder / '.own')    # of a reader; none may change anything
+    settings = {**os.environ, 'IPYTHONDIR': str(own), 'KERAS_HOME': str(own), 'MATPLOTLIBRC': str(own / 'matplotlibrc'),
+                'KERAS_BACKEND': 'torch', 'MPLBACKEND': 'Agg', 'TF_CPP_MIN_LOG_LEVEL': '0'}
     done = subprocess.run([sys.executable, '-m', *TOOLS[name].format(name).split()], cwd=folder,
-                          env=kernel_environment(folder), capture_output=True, text=True)
+                          env=settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return nbformat.read(folder / 'run.ipynb', as_version=4)
 
@@ -150,7 +146,6 @@ def assert_clean(notebook, folder=''):
         said = '\n'.join(output.get('text', 'error') for output in errors)
         assert not said or (name == 'setup' and re.fullmatch(f'({LOG_LINE}\n*)+', said)), f'{name}: {said}'
         disturbing = '[^\n -\uffff]|(?:^|[\\s\'"(])/\\w+|warning'    # control characters, paths
-        rest = ''.join(printed(nbformat.from_dict({'outputs': [output]})) for output in cell.outputs
-                       if output not in errors)
+        rest = printed(types.SimpleNamespace(outputs=[output for output in cell.outputs if output not in errors]))
         assert re.findall(disturbing, rest.replace(folder, ''), re.IGNORECASE) == [], name
         assert [alt for _, alt in pictures(cell) if len(alt) <= 30] == [], name

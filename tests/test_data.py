@@ -1,6 +1,7 @@
 """Where the digits come from: files in data_dir, the mirror, or the sample; else one sentence says what is wrong."""
 import gzip
 import hashlib
+import itertools
 import re
 import shutil
 import socket
@@ -23,9 +24,7 @@ def load(tmp_path, monkeypatch):
     """Return a function that reads the digits as BasicAE does; the sample, which a mirror sends, passes for MNIST."""
     shutil.copytree(SAMPLE, tmp_path / 'MNIST_data' / 'sample')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('HOME', str(tmp_path))
-    for variable in ('IPYTHONDIR', 'KERAS_HOME', 'MPLCONFIGDIR'):    # nothing but digits in the folders looked at
-        monkeypatch.setenv(variable, str(tmp_path.parent / 'settings'))
+    monkeypatch.setenv('HOME', str(tmp_path.parent))    # where programs keep settings
     known = re.findall(r'\b[0-9a-f]{64}\b', code_cells(read_notebook('BasicAE'))['load_images'].source)
     digests = [hashlib.sha256((SAMPLE / name).read_bytes()).hexdigest() for name in (TRAIN, TEST)]
     changes = {**dict(zip(known, digests)), 'setdefaulttimeout(10)': 'setdefaulttimeout(2)'}    # a test is in haste
@@ -42,47 +41,38 @@ def load(tmp_path, monkeypatch):
     socket.setdefaulttimeout(None)
 
 
-@pytest.mark.parametrize('layout', ['packed anew', 'unpacked', 'both', 'folders', 'folders, packed too'])
+@pytest.mark.parametrize('layout', ['{0}.gz', '{0}', '{0}.gz {0}', '{0}/{0}', '{0}.gz {0}/{0}'])
 def test_files_of_your_own_are_read_and_never_changed(layout, tmp_path, load):
     """As other programs leave them: torchvision keeps both, Kaggle unpacks each into a folder of its name."""
-    folder = shutil.copytree(SAMPLE, tmp_path / 'own')
-    for path in (folder / TRAIN, folder / TEST):
-        content, plain = gzip.decompress(path.read_bytes()), path.with_suffix('')
-        path.write_bytes(gzip.compress(content, 1)) if 'packed' in layout.split() or layout == 'both' else path.unlink()
-        if 'folders' in layout:
-            plain.mkdir()
-            plain = plain / plain.name
-        plain.write_bytes(content) if layout != 'packed anew' else None
+    for place, name in itertools.product(layout.split(), (TRAIN, TEST)):
+        path, content = tmp_path / 'own' / place.format(name[:-3]), gzip.decompress((SAMPLE / name).read_bytes())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(content, 1) if path.suffix else content)
     before = contents(tmp_path)
-    assert load('~/own') == f'4,000 training images and 1,000 test images from {folder}\n'
+    assert load(f'~/{tmp_path.name}/own') == f'4,000 training images and 1,000 test images from {tmp_path / "own"}\n'
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize('data_dir', ['own', 'MNIST_data', 'mistyped', ''])
-def test_a_data_dir_without_both_files_is_named_and_neither_filled_nor_made(data_dir, tmp_path, load):
+@pytest.mark.parametrize('data_dir, missing', [('own', TEST), ('MNIST_data', TEST), ('mistyped', TRAIN), ('', TRAIN)])
+def test_a_data_dir_without_both_files_is_named_and_neither_filled_nor_made(data_dir, missing, tmp_path, load):
     for folder in ('own', 'MNIST_data'):
         shutil.copytree(SAMPLE, tmp_path / folder, dirs_exist_ok=True)
         (tmp_path / folder / TEST).rename(tmp_path / folder / 't10k-images-idx3-ubyte (1).gz')
     before = contents(tmp_path)
-    missing = TEST if data_dir in ('own', 'MNIST_data') else TRAIN
     with pytest.raises(ValueError, match=(
-            rf'^[^\n]*{missing[:-3]} cannot be read [^\n]*No such file or directory[^\n]*: '
-            rf'data_dir = {data_dir!r} needs both files; [^\n]*, then run all cells\.$')):
+            rf'^[^\n]*{missing[:-3]} cannot be read [^\n]*No such file or directory[^\n]*: mend it or data_dir\.$')):
         load(data_dir, SAMPLE.as_uri() + '/')
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(('content', 'reason'), [
-    (GENUINE[:len(GENUINE) // 2], 'Compressed file ended'), (b'<!DOCTYPE html>', 'Not a gzipped file'), (b'', ''),
-    (GENUINE[:90000] + bytes([GENUINE[90000] ^ 1]) + GENUINE[90001:], 'Error -3|CRC check failed'),
-    (idx(80, 2049, 80), r'size 72 into shape \(80,784'), (idx(2 * 784, 2051, 3, 28, 28), 'size 1568 into shape'),
-    (idx(2 * 1024, 2051, 2, 32, 32), r'size 2048 into shape \(2,784')],
+@pytest.mark.parametrize('content', [
+    GENUINE[:9000], b'<!DOCTYPE html>', b'', GENUINE[:90000] + bytes([GENUINE[90000] ^ 1]) + GENUINE[90001:],
+    idx(80, 2049, 80), idx(2 * 784, 2051, 3, 28, 28), idx(2 * 1024, 2051, 2, 32, 32)],
     ids=['cut short', 'web page', 'empty', 'flipped bit', 'labels', 'fewer images than it says', 'larger images'])
-def test_a_damaged_archive_is_named_and_left_as_it_is(content, reason, tmp_path, load):
+def test_a_damaged_archive_is_named_and_left_as_it_is(content, tmp_path, load):
     folder = shutil.copytree(SAMPLE, tmp_path / 'own')
     (folder / TEST).write_bytes(content)
-    with pytest.raises(ValueError, match=(
-            rf'^{folder / TEST} cannot be read as images [^\n]*({reason})[^\n]*, then run all cells\.$')):
+    with pytest.raises(ValueError, match=rf'^{folder / TEST} cannot be read .+: mend it or data_dir\.$'):
         load(str(folder))
     assert (folder / TEST).read_bytes() == content
 
@@ -91,22 +81,18 @@ def test_mnist_is_fetched_whole_into_the_usual_folder_and_read_there_ever_after(
     (tmp_path / 'MNIST_data' / 't10k-labels-idx1-ubyte.gz').write_bytes(b'')    # labels do not matter
     before = contents(tmp_path / 'MNIST_data')
     said = load('MNIST_data', SAMPLE.as_uri() + '/')
-    assert re.fullmatch(r'Downloading MNIST from file:.*\n4,000 .* from MNIST_data\n', said)
+    assert re.search(r'(?s)^Downloading data from file:.*\n4,000 .* from MNIST_data\n$', said)
     assert contents(tmp_path / 'MNIST_data') == {**before, **contents(SAMPLE)}
     assert load('MNIST_data') == said.splitlines(keepends=True)[-1]
 
 
-@pytest.mark.parametrize('files', [
-    {}, {TRAIN: (SAMPLE / TRAIN).read_bytes()}, {TEST: GENUINE, TRAIN: GENUINE[:9000]},
-    {TRAIN: (SAMPLE / TRAIN).read_bytes(), TEST: b'<!DOCTYPE html>'}, None],
-    ids=['absent', 'half', 'cut short', 'web page', 'silent'])
-def test_from_a_mirror_that_fails_nothing_is_kept_and_the_sample_is_used(files, load, tmp_path):
-    (mirror := tmp_path / 'mirror').mkdir()
-    for name, content in (files or {}).items():
-        (mirror / name).write_bytes(content)
+@pytest.mark.parametrize('kind', ['half', 'web page', 'silent'])
+def test_from_a_mirror_that_fails_nothing_is_kept_and_the_sample_is_used(kind, load, tmp_path):
+    mirror = shutil.copytree(SAMPLE, tmp_path / 'mirror')
+    (mirror / TEST).write_bytes(b'<!DOCTYPE html>') if kind == 'web page' else (mirror / TEST).unlink()
     before = contents(tmp_path / 'MNIST_data')
     with socket.create_server(('127.0.0.1', 0)) as silent:
-        address = f'http://127.0.0.1:{silent.getsockname()[1]}/' if files is None else mirror.as_uri() + '/'
+        address = f'http://127.0.0.1:{silent.getsockname()[1]}/' if kind == 'silent' else mirror.as_uri() + '/'
         said = load('MNIST_data', address)
     assert re.search(r'(?s)No download \(.+\): on to the sample in MNIST_data/sample\.\n4,000 .*/sample\n$', said)
     assert contents(tmp_path / 'MNIST_data') == before

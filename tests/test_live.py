@@ -5,7 +5,6 @@ import pytest
 import test_pages
 from helpers import NOTEBOOKS, ROOT
 from live import NETWORKS, describe, quantize
-from test_pages import DESKTOP, PHONE
 
 browser, pytestmark = test_pages.browser, test_pages.pytestmark
 FOLDER = ROOT / 'notebooks'
@@ -14,8 +13,8 @@ SIDES = {network: (name, FOLDER / file) for name in NOTEBOOKS for network, file 
 
 def opened(browser, name, **options):
     """Return the page of a notebook in a window of its own, which notes requests and faults."""
-    page = browser.new_page(**{'viewport': DESKTOP, 'offline': True, **options})
-    page.said = []
+    page = browser.new_page(**{'viewport': test_pages.DESKTOP, 'offline': True, **options})
+    page.said, page.name = [], name
     page.on('request', lambda request: page.said.append(request.url))
     page.on('console', lambda message: page.said.append(message.text))
     page.on('pageerror', lambda error: page.said.append(str(error)))
@@ -30,19 +29,9 @@ def pixels(page, which):
         .getImageData(0, 0, canvas.width, canvas.height).data).filter((_, place) => place % 4 === 0)''')) / 255
 
 
-def drag(page, *places):
-    """Draw a line through places of the first canvas, in its pixels, with the mouse."""
-    box = page.locator('.live canvas').first.bounding_box()
-    for x, y in places:
-        page.mouse.move(box['x'] + x * box['width'] / 28, box['y'] + y * box['height'] / 28, steps=5)
-        page.mouse.down()    # again at each place: it stays down
-    page.mouse.up()
-
-
 @pytest.fixture(params=NOTEBOOKS)
 def page(browser, request):
     with opened(browser, request.param) as page:
-        page.name = request.param
         yield page
 
 
@@ -61,13 +50,10 @@ def test_script_computes_what_keras_computes(browser, network):
     model = keras.models.load_model(file)
     images = noisy.reshape(-1, *model.input_shape[1:])
     exact = keras.ops.sigmoid(model(images)).numpy().reshape(-1, 784)
-    for layer in model.layers:
-        if hasattr(layer, 'kernel'):
-            whole, scales = quantize(layer.kernel.numpy())
-            layer.kernel.assign(whole * scales)
+    for layer in (each for each in model.layers if hasattr(each, 'kernel')):
+        layer.kernel.assign(np.multiply(*quantize(layer.kernel.numpy())))
     eight_bits = keras.ops.sigmoid(model(images)).numpy().reshape(-1, 784)
     psnr, exact_psnr = (np.mean(-10 * np.log10(np.mean((clean - each)**2, axis=1))) for each in (made, exact))
-    print(f'{network}: off by {np.abs(made - eight_bits).max():.1e}, {psnr:.3f} dB, in float {exact_psnr:.3f} dB')
     assert made.shape == (10, 784)
     assert np.abs(made - eight_bits).max() < 1e-4
     assert abs(psnr - exact_psnr) < 0.05
@@ -77,15 +63,17 @@ def test_page_opens_with_a_digit_and_asks_for_nothing(page):
     """Its own address is the one request, and the console is silent: nothing of the page is refused."""
     assert pixels(page, 'canvas').mean() > 0.05
     assert page.said == [(FOLDER / f'{page.name}.html').as_uri()]
-    networks = page.locator('.live [data-network]').evaluate_all('all => all.map(each => each.dataset.network)')
-    assert networks == [network for network, (name, _) in SIDES.items() if name == page.name]
 
 
 def test_mouse_draws_and_every_network_answers(page):
     page.get_by_role('button', name='Clear').click()
     names = [f'[data-network="{network}"]' for network in NETWORKS[page.name]]
     before = [pixels(page, name) for name in names]
-    drag(page, (8, 4), (8, 14), (19, 14), (19, 4), (19, 24))
+    box = page.locator('.live canvas').first.bounding_box()
+    for x, y in ((8, 4), (8, 14), (19, 14), (19, 4), (19, 24)):    # in pixels of the canvas
+        page.mouse.move(box['x'] + x * box['width'] / 28, box['y'] + y * box['height'] / 28, steps=5)
+        page.mouse.down()    # again at each place: it stays down
+    page.mouse.up()
     drawn = pixels(page, 'canvas').reshape(28, 28)
     assert drawn[9, 6:11].max() == 1
     assert 2 < drawn[9, 4:12].sum() < 3.5    # as wide as a stroke of MNIST
@@ -97,7 +85,7 @@ def test_mouse_draws_and_every_network_answers(page):
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_finger_draws_on_a_phone_and_the_page_stays_where_it_is(browser, name):
-    with opened(browser, name, viewport=PHONE, has_touch=True, is_mobile=True) as page:
+    with opened(browser, name, viewport=test_pages.PHONE, has_touch=True, is_mobile=True) as page:
         page.get_by_role('button', name='Clear').tap()
         page.locator('.live canvas').first.scroll_into_view_if_needed()
         box, before = page.locator('.live canvas').first.bounding_box(), page.evaluate('scrollY')

@@ -8,7 +8,6 @@ import sys
 
 import claims
 import compare
-import nbconvert
 import nbformat
 import pytest
 from helpers import NOTEBOOKS, ROOT, SAMPLE, assert_clean, code_cells, pictures, printed, read_notebook
@@ -41,7 +40,6 @@ def test_stored_run_is_of_todays_cells_and_clean(name):
     notebook = read_notebook(name)
     assert notebook.metadata.get('executed_code_sha256') == code_digest(notebook), 'make refresh'
     assert_clean(notebook)
-    assert 'stderr' not in {output.get('name') for cell in code_cells(notebook).values() for output in cell.outputs}
 
 
 def test_stored_run_is_full_and_good(name):
@@ -71,11 +69,6 @@ def test_plumbing_is_folded_wherever_notebooks_are_read_and_the_rest_fits_on_a_s
     assert [key for key, cell in folded.items() if not re.match('# @title [A-Z]', cell.source)] == []
     shown = {key: cell.source for key, cell in cells.items() if key not in folded}
     assert [key for key, source in shown.items() if source.count('\n') >= 40 or re.search('.{101}', source)] == []
-
-
-def test_becomes_a_script_of_python(name):
-    """As `jupyter nbconvert --to script` makes it, which takes the ending from the notebook's metadata."""
-    assert nbconvert.ScriptExporter().from_notebook_node(read_notebook(name))[1]['output_extension'] == '.py'
 
 
 def test_what_notebooks_share_is_the_same():
@@ -115,43 +108,28 @@ def test_tables_are_those_of_the_records():
 def test_study_is_of_todays_cells():
     recorded = {name: (network['cells'], {int(seed): len(run['losses']) for seed, run in network['runs'].items()})
                 for name, network in json.loads(read('benchmarks/claims.json')).items()}
-    stale = [name for name, each in claims.STUDY.items() if recorded.get(name) != (each.digest(), each.seeds)]
-    assert stale == [], 'claims.py trains these anew, for hours in all; or take them, and what is said of them, out'
-    assert recorded.keys() == claims.STUDY.keys()
+    today = {name: (each.digest(), each.seeds) for name, each in claims.STUDY.items()}
+    assert recorded == today, 'claims.py trains what differs anew, for hours in all; or take it, and what is said, out'
 
 
-def test_study_trains_and_measures():
-    said = python('-c', f'''import claims, json
+def test_benchmarks_train_and_measure():
+    said = python('-c', f'''import claims, compare, json
 claims.STUDY['short'] = claims.Network('EasyDAE', {{3: 2}})
-print(json.dumps(claims.train('short', 3, {str(SAMPLE)!r})))''', folder=ROOT / 'benchmarks')
-    _, run = json.loads(re.search(r'^\[.*\]$', said, re.MULTILINE)[0])
-    assert run['losses'][0] > run['losses'][1] > 0
-    assert run['measures']['2']['psnr'] > run['measures']['1']['psnr'] > 9
-
-
-def test_noisy_targets_are_undone():
-    """By the mean of clipped noise, which the study computes by a formula, and NumPy by many draws."""
-    noise = claims.np.random.default_rng(0).normal(0, 0.5, 100_000)
-    for pixel in (0, 0.25, 1):
-        assert claims.mean_of_clipped(pixel) == pytest.approx(claims.np.clip(pixel + noise, 0, 1).mean(), abs=0.005)
-    assert claims.undo(claims.np.array([*map(claims.mean_of_clipped, (0, 0.5, 1))])) == pytest.approx([0, 0.5, 1])
-
-
-def test_speed_is_measured():
-    said = python('-c', f'''import compare
+print(json.dumps(claims.train('short', 3, {str(SAMPLE)!r})))
 compare.SIDES["BasicAE"], compare.EPOCHS["BasicAE"] = ["notebook", compare.GRAPH], 1
 compare.QUIET = 1    # whatever else is at work
 print("record", compare.compare("BasicAE", compare.Path({str(SAMPLE)!r}), 1))''', folder=ROOT / 'benchmarks')
+    _, run = json.loads(re.search(r'^\[.*\]$', said, re.MULTILINE)[0])
+    assert run['losses'][0] > run['losses'][1] > 0
+    assert run['measures']['2']['psnr'] > run['measures']['1']['psnr'] > 9
     assert re.search(r"(?m)^record .*'images': 4000(.*'ms per step': \[){2}", said)
 
 
 CURVE = """picture = {'image/png': 'BBBB'}
 handle.update(picture, raw=True, metadata={'image/png': {'alt': 'Result'}})
 display(picture, raw=True, metadata={'image/png': {'alt': 'Loss'}, 'as_original': %s})"""
-SMALL = {'setup': """import os, sys, time, numpy as np, keras
-for _ in range(2):    # log lines that come apart, before what is updated later
-    print('log', file=sys.stderr, flush=True)
-    time.sleep(0.5)
+SMALL = {'setup': """import os, sys, numpy as np, keras
+print('log', file=sys.stderr, flush=True)
 handle = display({'image/png': 'AAAA'}, raw=True, metadata={'image/png': {'alt': 'Loss'}}, display_id='result')
 print('versions')""",
          'parameters': 'shown = [0]', 'curve': '', 'end': """test_images = np.zeros((1, 784))

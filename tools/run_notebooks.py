@@ -34,7 +34,8 @@ class Runner(NotebookClient):
         content = message['content']
         clear_line = '\r\033[K' if sys.stdout.isatty() else ''
         if message['msg_type'] == 'stream' and content['name'] == 'stdout':
-            lines = [f'    {line}\n' for line in content['text'].splitlines() if line.strip()]
+            lines = [f'    {line}\n' for line in content['text'].split('\n')
+                     if line.strip() and '\r' not in line]    # but for Keras's bar, which is drawn anew and anew
             print(clear_line + ''.join(lines), end='', flush=True)
         elif message['msg_type'] == 'update_display_data' and clear_line and 'image/png' not in content['data']:
             print(f'{clear_line}    {content["data"]["text/plain"]}', end='', flush=True)

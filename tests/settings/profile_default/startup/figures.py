@@ -15,6 +15,7 @@ class Numbers(JSONFormatter):
         names, rows = [label.get_text() for label in axes.get_yticklabels()], {}
         found = {'title': axes.get_title(), 'headings': [label.get_text() for label in axes.get_xticklabels()],
                  'curves': {line.get_label(): [[*map(float, each)] for each in line.get_data()] for line in axes.lines},
+                 'looks': {line.get_label(): [line.get_color(), line.get_marker()] for line in axes.lines},
                  'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}    # of the memory so far, in kB
         for image in axes.images:
             column, _, _, row = image.get_extent()
