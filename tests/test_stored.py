@@ -80,7 +80,7 @@ def test_what_notebooks_share_is_the_same():
     following = easy['progress'].replace(basic['measure'], '').replace(', measure images', '')
     assert following.split() == basic['progress'].split()
     assert easy['add_noise'].replace('normal(', 'tf.random.stateless_normal(') == conv['add_noise']
-    for part, *cells in (('(?ms)^for name, limit.*?run all cells', *(each['check'] for each in (basic, easy, conv))),
+    for part, *cells in (('(?ms)^for .name, bounds.*?run all cells', *(each['check'] for each in (basic, easy, conv))),
                          (r'(?s)^.*def measure.*?\n\n', easy['progress'], conv['progress'])):
         assert len({re.search(part, cell)[0] for cell in cells}) == 1
 
