@@ -1,5 +1,4 @@
 """Trainings that are stopped and gone on with, and networks that cannot be kept."""
-import signal
 from unittest import mock
 
 import keras
@@ -19,7 +18,7 @@ class Reader:
         """Run cells from one to another; stop when a network begins an epoch, as the button of Jupyter does."""
         def begin(callback, epoch, logs=None):
             if (callback.model.name, epoch) == stop_in:
-                signal.raise_signal(signal.SIGINT)
+                raise KeyboardInterrupt
 
         names = [*self.cells]
         wanted = names[names.index(first):names.index(last or first) + 1]
