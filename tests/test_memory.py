@@ -3,7 +3,7 @@ import pytest
 from helpers import FULL, NOTEBOOKS, assert_clean, code_cells, execute, figures
 
 SHORT = {'BasicAE': {'sizes': [64], 'size_epochs': 1},
-         'EasyDAE': {'sizes': [32], 'size_epochs': 1},
+         'EasyDAE': {'sizes': [32], 'size_epochs': 1, 'average_factors': [0.5]},
          'ConvDAE': {'dense_units': [8], 'distances': [4], 'noise_factors': [0.5], 'skip_epochs': 1}}
 
 
