@@ -217,7 +217,7 @@ def train(name, seed, folder):
     if network.notebook == 'BasicAE':
         high = space['high_rate_model']
         hidden = space['encode'](high, space['test_images'])
-        run |= {'losses at 0.01': [round(loss, 5) for loss in high.history.history['loss']],
+        run |= {'losses at 0.01': [round(loss, 5) for loss in space['high_rate_losses']],
                 'dead units at 0.01': int((hidden.max(axis=0) == 0).sum())}
     trained = space[{'dense': 'dense', 'skip': 'skip_model'}.get(network.cell, 'model')]
     about = {'weights': trained.count_params(),
