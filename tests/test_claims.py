@@ -91,8 +91,8 @@ SOURCES = {
         'given': '0 0.5 1 2.16 3.0 3.3 3.11 3.12 3.13 3.14 4 10 19 28 32 64 76 100 150 512 784 2017 5,000',
         'BasicAE results': '24.96', 'BasicAE train': '37.8', 'EasyDAE train': '33.5',
         'ConvDAE table': '9.38 19.49 776', 'speed plain': '1.80', 'speed original': '1.72',
-        'speed as it comes': '2.57', 'speed rewritten': '1.22', 'EasyDAE table': '9.38 17.19 17.73',
-        'EasyDAE average_table': '17.14 17.23',
+        'speed as it comes': '2.57', 'speed rewritten': '1.22', 'speed EasyDAE': '1.34',
+        'EasyDAE table': '9.38 17.19 17.73', 'EasyDAE average_table': '17.14 17.23',
         'skip connections after 3': '19.89 20.06', 'skip connections after 5': '20.27 20.39',
         'skip connections after 10': '20.61 20.74', 'convolutional after 10': '19.49 19.80',
         'dense 512 after 10': '19.30 19.34', 'dense 76 after 10': '18.24 18.37', 'dense 512 after 150': '20.09 20.11'},
@@ -114,8 +114,8 @@ COMPARISONS = {    # what the texts say of two numbers, or of all seeds
     'EasyDAE: ConvDAE shows its averages': lambda: (
         f'{[row["average (dB)"] for row in rows("EasyDAE", "average_table").values()]})    # EasyDAE'
         in read_cells('ConvDAE')['noise_curve']),
-    'README: PyTorch at its best is level with the dense notebooks': lambda: (
-        speed('BasicAE', FUSED) == speed('EasyDAE', f'{SINGLE}, batches ahead') == 'level'),
+    'README: PyTorch at its best is level with BasicAE, and with EasyDAE on one processor': lambda: (
+        speed('BasicAE', FUSED) == speed('EasyDAE', f'{SINGLE}, batches ahead').split()[0] == 'level'),
     'ConvDAE: dense 512 has the lower loss until the sixth epoch, with other seeds until the third to fifth': lambda: (
         [sum(loss > other for loss, other in zip(*(RECORD[name]['runs'][seed]['losses'][:10]
                                                    for name in (CONV, 'dense 512')))) for seed in '01234']
@@ -153,8 +153,8 @@ def source(document, spec):
         return ' '.join(f'{claims.mean_of_clipped(pixel):.3f}' for pixel in (0, 1))
     if spec.startswith('speed'):
         sides = {'plain': 'notebook, `fast = False`', 'original': GRAPH, 'as it comes': PLAIN,
-                 'rewritten': f'{BEST}, rewritten'}
-        return speed('ConvDAE', sides[spec.removeprefix('speed ')])
+                 'rewritten': f'{BEST}, rewritten', 'EasyDAE': f'{SINGLE}, batches ahead'}
+        return speed('EasyDAE' if 'EasyDAE' in spec else 'ConvDAE', sides[spec.removeprefix('speed ')])
     network, _, epochs = spec.partition(' after ')
     if network in RECORD:
         return ' '.join([*(ends(after(int(epochs), network, measure), digits) for measure, digits in (
