@@ -80,17 +80,17 @@ SOURCES = {
         'average_table': '1.8 148.4', 'table': '16.72 17.19 17.73'},
     'ConvDAE.ipynb': {
         'given': '0 0.5 1 2 3 4 5 6 7 8 9 16 20 28 30 32 64 76 100 150 512 2008 2016 2017',
-        'train': '0.1015', 'original': '0.0996', 'convolutional after 10': '0.0989 0.1015 19.49 19.80',
+        'train': '0.1019', 'original': '0.0996', 'convolutional after 10': '0.0989 0.1015 19.49 19.80',
         'convolutional after 30': '20.14 20.19', 'dense 76 after 10': '18.24 18.37', 'table': '121,281',
         'dense 512 after 10': '19.30 19.34', 'dense 512 after 30': '19.76 19.82', 'dense 512 after 150': '20.09 20.11',
         'dense 512 with a bypass after 10': '19.43 19.45', 'skip connections after 3': '19.89 20.06',
         'skip connections after 5': '20.27 20.39', 'skip connections after 10': '20.61 20.74',
-        'plain chain after 3': '19.85 19.96', 'noisy targets, undone after 10': '19.26 19.32', 'page': '15.56 19.32',
+        'plain chain after 3': '19.85 19.96', 'noisy targets, undone after 10': '19.26 19.32', 'page': '15.75 19.33',
         'compare': '17.0 18.4 19.3', 'clipped noise': '0.195 0.805'},
     'README.md': {
         'given': '0 0.5 1 2.16 3.0 3.3 3.11 3.12 3.13 3.14 4 10 19 28 32 64 76 100 150 512 784 2017 5,000',
-        'BasicAE results': '24.96', 'BasicAE train': '24.1', 'EasyDAE train': '33.5',
-        'ConvDAE table': '9.38 19.49 776', 'speed plain': '1.80', 'speed original': '1.72',
+        'BasicAE results': '24.96', 'BasicAE train': '24.3', 'EasyDAE train': '27.1',
+        'ConvDAE table': '9.38 19.46 2186', 'speed plain': '1.80', 'speed original': '1.72',
         'speed as it comes': '2.57', 'speed rewritten': '1.22', 'speed EasyDAE': '1.34',
         'EasyDAE table': '9.38 17.19 17.73', 'EasyDAE average_table': '17.14 17.23',
         'skip connections after 3': '19.89 20.06', 'skip connections after 5': '20.27 20.39',
@@ -116,7 +116,7 @@ COMPARISONS = {    # what the texts say of two numbers, or of all seeds
         in read_cells('ConvDAE')['noise_curve']),
     'README: PyTorch at its best is level with BasicAE, and with EasyDAE on one processor': lambda: (
         speed('BasicAE', FUSED) == 'level' and speed('EasyDAE', f'{SINGLE}, batches ahead').startswith('level ')),
-    'ConvDAE: dense 512 has the lower loss until the sixth epoch, with other seeds until the third to fifth': lambda: (
+    'ConvDAE: dense 512 has the lower loss until the third to sixth epoch': lambda: (
         [sum(loss > other for loss, other in zip(*(RECORD[name]['runs'][seed]['losses'][:10]
                                                    for name in (CONV, 'dense 512')))) for seed in '01234']
         == [6, 3, 5, 3, 3]),
@@ -126,8 +126,8 @@ COMPARISONS = {    # what the texts say of two numbers, or of all seeds
     'ConvDAE: skip connections are ahead of all others, after fewer epochs, in all three': lambda: all(
         better('ConvDAE', SKIP, other) == {*BETTER} for other in (CONV, 'dense 32', 'dense 76', 'dense 512'))
         and [rows('ConvDAE')[network]['epochs'] for network in (SKIP, CONV)] == [3, 10],
-    'ConvDAE: five epochs of skip connections take less time than 150 of dense 512, and pass it': lambda: (
-        5 * claims.stored_paces()[SKIP] < 150 * claims.stored_paces()['dense 512']
+    'ConvDAE: five epochs of skip connections take about as long as 150 of dense 512, and pass it': lambda: (
+        0.9 < 5 * claims.stored_paces()[SKIP] / (150 * claims.stored_paces()['dense 512']) < 1.1
         and ahead(after(5, SKIP), after(150, 'dense 512'))),
     'ConvDAE: transposed convolutions are not told apart': lambda: (
         not ahead(after(10, CONV), after(10, 'transposed convolutions'))),
