@@ -27,9 +27,9 @@ $(shell $(BIN)/python -c '$(FITS)' 2> /dev/null || rm -f .venv/installed)
 run: .venv/installed
 	$(BIN)/python tools/run_notebooks.py
 
-# Two workers; tests/conftest.py shares out. Not in pyproject.toml: "pytest --pdb" needs one process.
+# Two workers, each file on one of them. Not in pyproject.toml: "pytest --pdb" needs one process.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: .venv/installed
 	$(BIN)/python -m jupyterlab

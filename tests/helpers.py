@@ -82,7 +82,8 @@ def run_cells(cells, space=None):
 def cells_up_to(name, last, changes=(), without=DRAWING, **parameters):
     """Run the cells of a notebook in this process, as a rule without what only draws; return their module."""
     cells = code_cells(prepared(name, changes, **parameters))
-    return run_cells([cells[each] for each in [*cells][:[*cells].index(last) + 1] if each not in without])
+    count = [*cells].index(last) + 1
+    return run_cells([cells[each] for each in [*cells][:count] if each not in without])
 
 
 def execute(name, folder, changes=(), **parameters):

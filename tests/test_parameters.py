@@ -5,9 +5,10 @@ import re
 import types
 from unittest import mock
 
+import helpers
 import numpy as np
 import pytest
-from helpers import NOTEBOOKS, cells_up_to, code_cells, cut_sample, prepared, printed, read_notebook, run_cells
+from helpers import NOTEBOOKS, cells_up_to, code_cells, cut_sample, prepared, printed, run_cells
 from PIL import Image, ImageDraw, ImageOps
 
 IMPOSSIBLE = {    # kinds of values, each once
@@ -31,16 +32,17 @@ def check(tiny):
 
     def check_with(name, **changes):
         with mock.patch.multiple(spaces[name], **changes):
-            return run_cells([code_cells(read_notebook(name))['check']], spaces[name]).as_original
+            return run_cells([code_cells(helpers.read_notebook(name))['check']], spaces[name]).as_original
     return check_with
 
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_all_numbers_that_a_reader_may_change_have_limits(name):
-    cells = {key: ast.parse(cell.source).body for key, cell in code_cells(read_notebook(name)).items()
+    cells = {key: ast.parse(cell.source).body for key, cell in code_cells(helpers.read_notebook(name)).items()
              if key in ('parameters', 'check')}
-    free = {each.targets[0].id for each in cells['parameters']} - {key.arg for key in cells['check'][0].value.keywords}
-    assert free <= {'data_dir', 'fast', 'picture', 'model_file'}, 'give it limits in the cell `check`'
+    limited = {each.arg for each in cells['check'][0].value.keywords}
+    unlimited = {each.targets[0].id for each in cells['parameters']} - limited
+    assert unlimited <= {'data_dir', 'fast', 'picture', 'model_file'}, 'give it limits in the cell `check`'
 
 
 @pytest.mark.parametrize(('name', 'parameter', 'value'), [
@@ -110,7 +112,7 @@ def read(picture):
     """Run the cell that reads pictures, and return what it has read."""
     space = types.ModuleType('notebook')
     space.np, space.os, space.picture = np, os, picture
-    return run_cells([code_cells(read_notebook('ConvDAE'))['read_picture']], space).pictures
+    return run_cells([code_cells(helpers.read_notebook('ConvDAE'))['read_picture']], space).pictures
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -87,7 +87,8 @@ def rebuild(model, images):
 
 def hidden_numbers(model, images):
     """Return the hidden numbers of a dense network for images."""
-    return np.maximum(images.reshape(-1, 784) @ model.get_weights()[0] + model.get_weights()[1], 0)
+    weights, biases = model.get_weights()[:2]
+    return np.maximum(images.reshape(-1, 784) @ weights + biases, 0)
 
 
 def psnr(clean, images):
@@ -156,7 +157,8 @@ def test_counts_and_titles_name_the_numbers_of_this_run(run):
 
 def test_prints_and_draws_the_falling_losses_of_its_epochs(run):
     cells = code_cells(run.notebook)
-    epochs, losses = figures(cells['curve'])[0]['curves']['convolutional' if run.name == 'ConvDAE' else run.name]
+    (curve,) = figures(cells['curve'])
+    epochs, losses = curve['curves']['convolutional' if run.name == 'ConvDAE' else run.name]
     assert [*epochs] == [1, 2] and np.all(np.diff([math.log(2), *losses]) < 0)    # from that of guessing on
     assert re.search(f'epoch +2(/2 | of 2, step 10 of 10,) loss {losses[1]:.4f}', printed(cells['train']))
     close(losses, run.space.history.history['loss'], 2e-4)
