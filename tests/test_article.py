@@ -109,7 +109,7 @@ CONV6 = "64, 3, padding='same', activation='relu', name='conv6')(x)"
     CONV6.replace('relu', 'tanh'), CONV6.replace('3', '5'), f'{CONV6}\n    x = layers.Dropout(0.5)(x)',
     f'{CONV6}\n    x = layers.Conv2D({CONV6.replace("conv6", "conv7")}'], ids=['tanh', '5 x 5', 'dropout', 'one more'])
 def test_who_changes_a_layer_is_told_to_set_fast_to_false(changed):
-    """Who does so may: test_parameters.py."""
+    """And with False the notebook runs: test_parameters.py has a layer of one's own."""
     with pytest.raises(ValueError, match=r'^Faster knows the layers of the article[^\n]*: set fast = False\.$'):
         cells('ConvDAE', 'fast', {CONV6: changed}, fast=True)
 

@@ -3,23 +3,12 @@ import keras
 import numpy as np
 import pytest
 import test_pages
-from helpers import NOTEBOOKS, ROOT
+from helpers import NOTEBOOKS
 from live import NETWORKS, describe, quantize
+from test_pages import FOLDER, opened
 
-browser, pytestmark = test_pages.browser, test_pages.pytestmark
-FOLDER = ROOT / 'notebooks'
+browser, page, pytestmark = test_pages.browser, test_pages.page, test_pages.pytestmark
 SIDES = {network: (name, FOLDER / file) for name in NOTEBOOKS for network, file in NETWORKS[name].items()}
-
-
-def opened(browser, name, **options):
-    """Return the page of a notebook in a window of its own, which notes requests and faults."""
-    page = browser.new_page(**{'viewport': test_pages.DESKTOP, 'offline': True, **options})
-    page.said, page.name = [], name
-    page.on('request', lambda request: page.said.append(request.url))
-    page.on('console', lambda message: page.said.append(message.text))
-    page.on('pageerror', lambda error: page.said.append(str(error)))
-    page.goto((FOLDER / f'{name}.html').as_uri())
-    return page
 
 
 def pixels(page, which):
@@ -27,12 +16,6 @@ def pixels(page, which):
     page.wait_for_timeout(400)
     return np.array(page.locator(f'.live {which}').first.evaluate('''canvas => Array.from(canvas.getContext('2d')
         .getImageData(0, 0, canvas.width, canvas.height).data).filter((_, place) => place % 4 === 0)''')) / 255
-
-
-@pytest.fixture(params=NOTEBOOKS)
-def page(browser, request):
-    with opened(browser, request.param) as page:
-        yield page
 
 
 @pytest.mark.parametrize('network', SIDES)

@@ -11,6 +11,7 @@ from run_notebooks import page_of
 
 CHROMIUM = next((path for path in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if path), None)
 PHONE, DESKTOP = {'width': 360, 'height': 640}, {'width': 1440, 'height': 900}
+FOLDER = ROOT / 'notebooks'
 SCROLL = "all => all.some(box => box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX === 'auto')"
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason='there is no Chromium on this machine')
@@ -23,11 +24,21 @@ def browser():
             '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update'])
 
 
+def opened(browser, name, **options):
+    """Return the page of a notebook in a window of its own, which notes requests and faults."""
+    page = browser.new_page(**{'viewport': DESKTOP, 'offline': True, **options})
+    page.said, page.name = [], name
+    page.on('request', lambda request: page.said.append(request.url))
+    page.on('console', lambda message: page.said.append(message.text))
+    page.on('pageerror', lambda error: page.said.append(str(error)))
+    page.goto((FOLDER / f'{name}.html').as_uri())
+    return page
+
+
 @pytest.fixture(params=NOTEBOOKS)
 def page(browser, request):
     """Return the page of a notebook on a wide screen, of one notebook after the other."""
-    with browser.new_page(viewport=DESKTOP, offline=True) as page:
-        page.goto((ROOT / 'notebooks' / f'{request.param}.html').as_uri())
+    with opened(browser, request.param) as page:
         yield page
 
 
@@ -74,7 +85,7 @@ def test_links_lead_somewhere(page):
     places = page.locator('[id]').evaluate_all('all => all.map(each => "#" + each.id)')
     assert {f'{name}.html' for name in NOTEBOOKS} <= set(links)
     assert [link for link in links if '//' not in link and link not in places
-            and not (ROOT / 'notebooks' / link).exists()] == []
+            and not (FOLDER / link).exists()] == []
 
 
 def test_plumbing_is_folded_on_the_screen_and_printed_on_paper(page):

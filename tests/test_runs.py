@@ -22,7 +22,7 @@ from original import SHAPES
 tf.config.threading.set_intra_op_parallelism_threads(1)    # as the dense notebooks do in a kernel of their own
 
 OTHER = {'batch_size': 100, 'learning_rate': 0.002, 'seed': 3, 'shown': [5, 9, 2]}
-PARAMETERS = {    # each is another than in the notebook, so that a number written into a cell would show
+PARAMETERS = {    # each is another than in the notebook
     'BasicAE': {**OTHER, 'epochs': 2, 'hidden_units': 37, 'original_learning_rate': 0.05, 'sizes': [2, 30],
                 'size_epochs': 1},
     'EasyDAE': {**OTHER, 'epochs': 2, 'hidden_units': 37, 'noise_factor': 0.3, 'average_of': 7,
@@ -32,8 +32,6 @@ PARAMETERS = {    # each is another than in the notebook, so that a number writt
 }
 IMAGES = {'BasicAE': (4000, 1000), 'EasyDAE': (4000, 1000), 'ConvDAE': (1000, 300)}    # of the sample
 MADE = ('reconstructed', 'denoised', 'EasyDAE,\n37 numbers')    # names of rows that the notebook's own network makes
-BASIC, EASY, CONV, DENSE = (pytest.mark.parametrize('run', names, indirect=True) for names in (
-    ['BasicAE'], ['EasyDAE'], ['ConvDAE'], ['BasicAE', 'EasyDAE']))
 
 
 @pytest.fixture(scope='module')
@@ -59,6 +57,10 @@ def runs(tmp_path_factory):
 @pytest.fixture(params=NOTEBOOKS)
 def run(request, runs):
     return runs(request.param)
+
+
+# Fixtures for what only one of the notebooks has.
+basic, easy, conv = (pytest.fixture(lambda runs, name=name: runs(name)) for name in NOTEBOOKS)
 
 
 def drawn(run, cell, number=0):
@@ -126,7 +128,7 @@ def test_cells_run_twice_give_what_they_gave(run):
     np.testing.assert_equal(steady(run.cells), steady(run.first))
 
 
-@DENSE
+@pytest.mark.parametrize('run', ['BasicAE', 'EasyDAE'], indirect=True)
 def test_another_process_with_other_settings_gives_the_same_run(run):
     """To the last bit; the run in the kernel was under settings of a reader, with the data in the usual folder."""
     found, expected = (steady(cells) for cells in (code_cells(run.notebook), run.first))
@@ -153,6 +155,14 @@ def test_counts_and_titles_name_the_numbers_of_this_run(run):
     assert re.findall(r'\d[\d.,]*\b', ' '.join(titles)) == NUMBERS[run.name].split()
     for row, images in drawn(run, 'look').rows.items() if run.name != 'EasyDAE' else ():
         close(images, noisy(run, run.train[:10]) if row == 'noisy' else run.train[:10])
+
+
+def test_every_network_is_trained_at_the_rate_and_for_the_epochs_of_the_parameters(run):
+    trained = {name: (round(float(each.optimizer.learning_rate), 6), each.history.params['epochs'])
+               for name, each in vars(run.space).items() if isinstance(each, keras.Model) and each.optimizer}
+    assert trained == {'BasicAE': {'model': (0.002, 2), 'size_model': (0.002, 1), 'high_rate_model': (0.05, 2)},
+                       'EasyDAE': {'model': (0.002, 2), 'size_model': (0.002, 1)},
+                       'ConvDAE': {'network': (0.002, 2), 'dense': (0.002, 2), 'skip_network': (0.002, 1)}}[run.name]
 
 
 def test_prints_and_draws_the_falling_losses_of_its_epochs(run):
@@ -236,97 +246,86 @@ def test_measures_of_quality_are_those_of_all_test_images(run):
     assert [row['weights'] for row in rows.values() if 'weights' in row] == WEIGHTS[run.name]
 
 
-@BASIC
-def test_cross_entropy_is_least_where_the_network_draws_the_very_pixel(run):
-    for x, (y, values) in zip((0, 0.5, 1), drawn(run, 'loss').curves.values()):
+def test_cross_entropy_is_least_where_the_network_draws_the_very_pixel(basic):
+    for x, (y, values) in zip((0, 0.5, 1), drawn(basic, 'loss').curves.values()):
         close(values, [-x * math.log(each) - (1 - x) * math.log(1 - each) for each in y], 1e-9)
         assert abs(y[values.argmin()] - x) < 0.01
 
 
-@BASIC
-def test_hidden_vectors_are_drawn_number_by_number_in_a_square(run):
-    vectors = hidden_numbers(run.space.model, run.test[OTHER['shown']])
-    squares = drawn(run, 'rows').rows[f'hidden vector,\n0 to {vectors.max():.1f}'].reshape(3, 49)
+def test_hidden_vectors_are_drawn_number_by_number_in_a_square(basic):
+    vectors = hidden_numbers(basic.space.model, basic.test[OTHER['shown']])
+    squares = drawn(basic, 'rows').rows[f'hidden vector,\n0 to {vectors.max():.1f}'].reshape(3, 49)
     close(squares[:, :37], vectors / vectors.max())
     assert np.isnan(squares[:, 37:]).all()
 
 
-@BASIC
-def test_digits_with_most_and_least_of_the_numbers_that_vary_most(run):
-    vectors, figure = hidden_numbers(run.space.model, run.test), drawn(run, 'holds')
+def test_digits_with_most_and_least_of_the_numbers_that_vary_most(basic):
+    vectors, figure = hidden_numbers(basic.space.model, basic.test), drawn(basic, 'holds')
     assert figure.headings == 6 * ['most'] + 3 * ['least']
     assert [*figure.rows] == [f'number {number}' for number in np.argsort(-vectors.std(axis=0))[:5]]
     for row, images in figure.rows.items():
         values = vectors[:, int(row.split()[1])]
-        places = [np.flatnonzero(np.abs(run.test - image).max(axis=(1, 2)) < 1e-6)[0] for image in images]
+        places = [np.flatnonzero(np.abs(basic.test - image).max(axis=(1, 2)) < 1e-6)[0] for image in images]
         close(values[places], np.sort(values)[[-1, -2, -3, -4, -5, -6, 2, 1, 0]])
 
 
-@BASIC
-def test_digit_is_painted_by_its_numbers_from_the_strongest_on_over_the_biases(run):
-    (vector,), figure = hidden_numbers(run.space.model, run.test[OTHER['shown'][:1]]), drawn(run, 'painted')
+def test_digit_is_painted_by_its_numbers_from_the_strongest_on_over_the_biases(basic):
+    (vector,), figure = hidden_numbers(basic.space.model, basic.test[OTHER['shown'][:1]]), drawn(basic, 'painted')
     counts = np.array([0, 1, 2, 3, 4, 6, 8, 16, 32, 37])
     assert figure.headings == ['biases', *map(str, counts[1:])]
-    _, _, weights, biases = run.space.model.get_weights()
+    _, _, weights, biases = basic.space.model.get_weights()
     order = np.argsort(-vector * np.abs(weights).sum(axis=1))
     painted = np.vstack([biases, (vector[:, np.newaxis] * weights)[order]])
     close(figure.rows['this number'], (1 + painted[counts] / np.abs(painted[counts]).max()) / 2)
     close(figure.rows['sum so far'], 1 / (1 + np.exp(-painted.cumsum(axis=0)[counts])))
 
 
-@BASIC
-def test_invented_vectors_take_each_number_from_a_digit_of_its_own(run):
+def test_invented_vectors_take_each_number_from_a_digit_of_its_own(basic):
     """Each is one that this number has in some test digit, yet no digit has the vector."""
-    vectors, invented = hidden_numbers(run.space.model, run.test), run.space.shuffled
+    vectors, invented = hidden_numbers(basic.space.model, basic.test), basic.space.shuffled
     close(np.sort(invented, axis=0), np.sort(vectors, axis=0))
     assert min(np.abs(vectors - vector).max(axis=1).min() for vector in invented[:10]) > 0.1
-    _, _, weights, biases = run.space.model.get_weights()
-    close(drawn(run, 'invented').rows['drawn'], 1 / (1 + np.exp(-(invented[:10] @ weights + biases))))
+    _, _, weights, biases = basic.space.model.get_weights()
+    close(drawn(basic, 'invented').rows['drawn'], 1 / (1 + np.exp(-(invented[:10] @ weights + biases))))
 
 
-@BASIC
-def test_pca_is_that_of_the_training_images(run):
-    mean, test = run.train.mean(axis=0), run.test.reshape(-1, 784)
-    directions = np.linalg.svd(run.train - mean, full_matrices=False)[2]
-    pictures = drawn(run, 'directions').rows['PCA'].reshape(8, 784) - 0.5
+def test_pca_is_that_of_the_training_images(basic):
+    mean, test = basic.train.mean(axis=0), basic.test.reshape(-1, 784)
+    directions = np.linalg.svd(basic.train - mean, full_matrices=False)[2]
+    pictures = drawn(basic, 'directions').rows['PCA'].reshape(8, 784) - 0.5
     signs = np.sign(np.sum(pictures * directions[:8], axis=1, keepdims=True))    # an axis has no sign
     close(pictures, signs * directions[:8] / (2 * np.abs(directions[:8]).max()), 2e-3)
     projected = [np.clip(mean + (test - mean) @ directions[:size].T @ directions[:size], 0, 1) for size in (2, 30)]
-    close(drawn(run, 'size_curve').curves['PCA'], [[2, 30], [psnr(test, images) for images in projected]], 0.01)
+    close(drawn(basic, 'size_curve').curves['PCA'], [[2, 30], [psnr(test, images) for images in projected]], 0.01)
 
 
-@BASIC
-def test_networks_of_other_sizes_rebuild_digits_and_what_is_none(run):
+def test_networks_of_other_sizes_rebuild_digits_and_what_is_none(basic):
     """These are a typed R, even noise, and the first digit with black for white."""
-    rows, curve = drawn(run, 'sizes').rows, drawn(run, 'size_curve').curves['BasicAE']
+    rows, curve = drawn(basic, 'sizes').rows, drawn(basic, 'size_curve').curves['BasicAE']
     *digits, letter, noise, negative = rows.pop('original')
-    close(digits, run.test[OTHER['shown']])
+    close(digits, basic.test[OTHER['shown']])
     close(negative, 1 - digits[0])
-    network = run.space.size_model    # the last
+    network = basic.space.size_model    # the last
     assert network.get_layer('hidden').units == 30
     assert [*rows] == [f'{size:.0f} numbers,\n{value:.1f} dB' for size, value in curve.T]
     close([*rows.values()][1], rebuild(network, np.array([*digits, letter, noise, negative])))
-    close(curve[:, 1], [30, psnr(run.test, rebuild(network, run.test))], 1e-3)
+    close(curve[:, 1], [30, psnr(basic.test, rebuild(network, basic.test))], 1e-3)
 
 
-@BASIC
-def test_dead_units_put_out_nothing_for_any_test_image(run):
-    said, curves = printed(run.cells['dead']), drawn(run, 'curve').curves
-    counts = []
-    for rate, network, curve in ((0.002, run.space.model, 'BasicAE'), (0.05, run.space.high_rate_model, 'rate 0.05')):
-        assert float(network.optimizer.learning_rate) == pytest.approx(rate)
-        counts.append(sum(not unit.any() for unit in hidden_numbers(network, run.test).T))
+def test_dead_units_put_out_nothing_for_any_test_image(basic):
+    said, curves, space, counts = printed(basic.cells['dead']), drawn(basic, 'curve').curves, basic.space, []
+    for rate, network, curve in ((0.002, space.model, 'BasicAE'), (0.05, space.high_rate_model, 'rate 0.05')):
+        counts.append(sum(not unit.any() for unit in hidden_numbers(network, basic.test).T))
         assert (f'learning rate {rate}: loss {curves[curve][1][-1]:.4f} at the end, {counts[-1]} of 37 hidden units '
                 'put out 0 for every test image') in said
     assert 0 <= counts[0] < counts[1] < 37
 
 
-@EASY
-def test_five_draws_of_noise_are_five(run):
-    clean, *five = drawn(run, 'noise').rows['one digit']
-    assert drawn(run, 'noise').headings == ['clean', *5 * ['noisy']]
-    close(clean, run.test[5])
-    close(five, [run.space.add_noise(np.float32(clean.ravel()), (3, draw), 0.3) for draw in range(5)])
+def test_five_draws_of_noise_are_five(easy):
+    clean, *five = drawn(easy, 'noise').rows['one digit']
+    assert drawn(easy, 'noise').headings == ['clean', *5 * ['noisy']]
+    close(clean, easy.test[5])
+    close(five, [easy.space.add_noise(np.float32(clean.ravel()), (3, draw), 0.3) for draw in range(5)])
 
 
 def likelihoods(run, image, factor):
@@ -338,29 +337,27 @@ def likelihoods(run, image, factor):
     return tf.nn.softmax(table[range(784), np.round(run.train * 255).astype(int)].sum(axis=1)).numpy()
 
 
-@EASY
-def test_one_noisy_digit_may_have_been_the_likeliest_and_their_average(run):
-    figure = drawn(run, 'average')
+def test_one_noisy_digit_may_have_been_the_likeliest_and_their_average(easy):
+    figure = drawn(easy, 'average')
     assert figure.headings == ['noisy', *5 * ['likely'], 'average']
     for row, factor in zip(figure.rows, (0.8, 0.3), strict=True):
         noisy_image, *likeliest, average = figure.rows[row]
-        close(noisy_image, noisy(run, run.test[7], factor))
-        chances = likelihoods(run, noisy_image, factor)
+        close(noisy_image, noisy(easy, easy.test[7], factor))
+        chances = likelihoods(easy, noisy_image, factor)
         order = np.argsort(-chances)[:5]
-        close(likeliest, run.train[order])
+        close(likeliest, easy.train[order])
         assert row == f'factor {factor}:\n{", ".join(f"{100 * chance:.0f}" for chance in chances[order])} %'
-        close(average, chances @ run.train)
+        close(average, chances @ easy.train)
 
 
-@EASY
-def test_table_of_averages_holds_what_the_first_test_images_give(run):
-    rows, clean = read_table(run.cells['average_table']), run.test[:100]
+def test_table_of_averages_holds_what_the_first_test_images_give(easy):
+    rows, clean = read_table(easy.cells['average_table']), easy.test[:100]
     for factor in (0.8, 0.3):
-        images = noisy(run, clean, factor)
-        chances = np.array([likelihoods(run, image, factor) for image in images])
+        images = noisy(easy, clean, factor)
+        chances = np.array([likelihoods(easy, image, factor) for image in images])
         entropy = [-sum(chance * math.log(chance) for chance in each if chance > 0) for each in chances]
-        expected = (psnr(clean, chances @ run.train), psnr(clean, run.train[chances.argmax(axis=1)]),
-                    psnr(clean, rebuild(run.space.model, images)))
+        expected = (psnr(clean, chances @ easy.train), psnr(clean, easy.train[chances.argmax(axis=1)]),
+                    psnr(clean, rebuild(easy.space.model, images)))
         close([*rows[str(factor)].values()], [*expected, math.exp(np.mean(entropy))], 0.06)
 
 
@@ -378,16 +375,14 @@ def reduced_rank(run, count):
     return np.clip(mean + (predicted - mean) @ directions[:count].T @ directions[:count], 0.001, 0.999)
 
 
-@EASY
-def test_curves_over_the_size_are_of_networks_and_linear_maps_of_these_sizes(run):
-    curves, images = drawn(run, 'sizes').curves, noisy(run, run.test)
-    close(curves['EasyDAE'][:, 1], [30, psnr(run.test, rebuild(run.space.size_model, images))], 1e-3)
-    close(curves['linear map'], [[2, 30], [psnr(run.test, reduced_rank(run, size)) for size in (2, 30)]], 1e-3)
+def test_curves_over_the_size_are_of_networks_and_linear_maps_of_these_sizes(easy):
+    curves, images = drawn(easy, 'sizes').curves, noisy(easy, easy.test)
+    close(curves['EasyDAE'][:, 1], [30, psnr(easy.test, rebuild(easy.space.size_model, images))], 1e-3)
+    close(curves['linear map'], [[2, 30], [psnr(easy.test, reduced_rank(easy, size)) for size in (2, 30)]], 1e-3)
 
 
-@CONV
-def test_hand_made_filters_give_the_mean_and_the_edges_below_and_right(run):
-    figure, digit = drawn(run, 'filters'), run.test[5]
+def test_hand_made_filters_give_the_mean_and_the_edges_below_and_right(conv):
+    figure, digit = drawn(conv, 'filters'), conv.test[5]
     assert figure.headings == ['mean', 'edge below', 'edge right']
     close(figure.rows['one digit'], 3 * [digit])
     mean, below, right = figure.rows['filter'] - 0.5    # drawn with 0 as grey
@@ -398,13 +393,12 @@ def test_hand_made_filters_give_the_mean_and_the_edges_below_and_right(run):
     made = [np.maximum(np.sum(windows * each, axis=(2, 3)), 0) for each in (mean, below, right)]
     close(figure.rows['after it'], made)
     products = np.stack([windows[np.unravel_index(made[1].argmax(), (28, 28))], below], axis=-1)
-    close(re.findall(r'-?[\d.]+', printed(run.cells['filters'])), [*products.ravel(), made[1].max()], 1e-3)
+    close(re.findall(r'-?[\d.]+', printed(conv.cells['filters'])), [*products.ravel(), made[1].max()], 1e-3)
 
 
-@CONV
-def test_inside_shows_the_channels_that_vary_most_the_strongest_first_and_their_filters(run):
-    images, rows, found = noisy(run, run.test)[5][np.newaxis, ..., np.newaxis], drawn(run, 'inside').rows, []
-    for layer in run.space.model.layers[1:]:
+def test_inside_shows_the_channels_that_vary_most_the_strongest_first_and_their_filters(conv):
+    images, rows, found = noisy(conv, conv.test)[5][np.newaxis, ..., np.newaxis], drawn(conv, 'inside').rows, []
+    for layer in conv.space.model.layers[1:]:
         images = layer(images)
         channels = np.moveaxis(images[0].numpy(), 2, 0)
         order = sorted(range(len(channels)), key=lambda channel: -channels[channel].std())[:5]
@@ -417,33 +411,30 @@ def test_inside_shows_the_channels_that_vary_most_the_strongest_first_and_their_
     assert found == ['conv1', 'pool2', 'encoded', 'conv4', 'conv6']
 
 
-@CONV
-def test_epochs_and_seconds_in_table_and_curves_are_those_of_each_training(run):
-    over_epochs, over_time = (figure['curves'] for figure in figures(run.cells['time_curve']))
-    for (name, kept), count in zip(run.space.histories.items(), (2, 2, 1), strict=True):
-        losses, seconds, row = kept.history['loss'], kept.history['seconds'], read_table(run.cells['table'])[name]
+def test_epochs_and_seconds_in_table_and_curves_are_those_of_each_training(conv):
+    over_epochs, over_time = (figure['curves'] for figure in figures(conv.cells['time_curve']))
+    for (name, kept), count in zip(conv.space.histories.items(), (2, 2, 1), strict=True):
+        losses, seconds, row = kept.history['loss'], kept.history['seconds'], read_table(conv.cells['table'])[name]
         assert len(losses) == len(seconds) == count and 0 < seconds[0] <= seconds[-1] < 600
         close(over_epochs[name], [range(1, count + 1), losses])
         close(over_time[name], [seconds, losses])
         assert (row['epochs'], row['seconds']) == (count, round(seconds[-1]))
 
 
-@CONV
-def test_decibels_beside_the_rows_are_those_of_that_network(run):
-    rows = [*drawn(run, 'compare').rows, *drawn(run, 'salt').rows]
-    fed = 3 * [(run.test, noisy(run, run.test))] + 3 * [(run.test[::5], run.space.salted[::5].squeeze(axis=3))]
+def test_decibels_beside_the_rows_are_those_of_that_network(conv):
+    rows = [*drawn(conv, 'compare').rows, *drawn(conv, 'salt').rows]
+    fed = 3 * [(conv.test, noisy(conv, conv.test))] + 3 * [(conv.test[::5], conv.space.salted[::5].squeeze(axis=3))]
     for row, (clean, images) in zip((row for row in rows if 'dB' in row), fed, strict=True):
         name, value = re.fullmatch(r'(.*),\n([\d.]+) dB', row).groups()
-        close(float(value), psnr(clean, rebuild(run.networks[name], images)), 0.06)
+        close(float(value), psnr(clean, rebuild(conv.networks[name], images)), 0.06)
 
 
-@CONV
-def test_salt_and_pepper_are_a_tenth_each_and_leave_the_rest(run):
-    salted = run.space.salted.squeeze(axis=3)
-    close(drawn(run, 'salt').rows['salt and pepper'], salted[OTHER['shown']])
-    close(np.mean(salted[run.test == 0] == 1), 0.1, 0.01)
-    close(np.mean(salted[run.test > 0.5] == 0), 0.1, 0.01)
-    assert {*salted[np.abs(salted - run.test) > 1e-6]} == {0, 1}
+def test_salt_and_pepper_are_a_tenth_each_and_leave_the_rest(conv):
+    salted = conv.space.salted.squeeze(axis=3)
+    close(drawn(conv, 'salt').rows['salt and pepper'], salted[OTHER['shown']])
+    close(np.mean(salted[conv.test == 0] == 1), 0.1, 0.01)
+    close(np.mean(salted[conv.test > 0.5] == 0), 0.1, 0.01)
+    assert {*salted[np.abs(salted - conv.test) > 1e-6]} == {0, 1}
 
 
 def moved(images, distance):
@@ -451,53 +442,48 @@ def moved(images, distance):
     return np.pad(images, ((0, 0), (0, distance), (0, distance)))[:, distance:, distance:]
 
 
-@CONV
-def test_moved_digits_are_moved_up_and_left(run):
-    figure, expected = drawn(run, 'moved_rows'), np.concatenate([moved(run.test[[5]], distance) for distance in (0, 4)])
+def test_moved_digits_are_moved_up_and_left(conv):
+    figure, expected = drawn(conv, 'moved_rows'), [conv.test[5], *moved(conv.test[[5]], 4)]
     assert figure.headings == ['0', '4']
     close(figure.rows['moved'], expected)
-    close(figure.rows['noisy'], noisy(run, expected))
+    close(figure.rows['noisy'], noisy(conv, expected))
 
 
-@CONV
-def test_curves_over_distance_and_noise_have_each_network_at_each_place(run):
-    part = run.test[::5]
+def test_curves_over_distance_and_noise_have_each_network_at_each_place(conv):
+    part = conv.test[::5]
     for cell, fed in (('moved', {0: (part, 0.3), 4: (moved(part, 4), 0.3)}),
                       ('noise_curve', {0.7: (part, 0.7), 0: (part, 0)})):
-        curves = drawn(run, cell).curves
+        curves = drawn(conv, cell).curves
         assert curves.keys() == {'convolutional', 'dense 37', 'skip connections'}    # averages are those of all MNIST
         for name, curve in curves.items():
-            made = [psnr(each, rebuild(run.networks[name], noisy(run, each, factor))) for each, factor in fed.values()]
-            close(curve, [[*fed], made], 1e-3)
+            made = [rebuild(conv.networks[name], noisy(conv, *each)) for each in fed.values()]
+            close(curve, [[*fed], [psnr(clean, images) for (clean, _), images in zip(fed.values(), made)]], 1e-3)
 
 
-@CONV
-def test_page_of_digits_is_denoised_in_one_piece_and_in_tiles(run):
-    figure = drawn(run, 'page')
+def test_page_of_digits_is_denoised_in_one_piece_and_in_tiles(conv):
+    figure = drawn(conv, 'page')
     (page, fed), (whole, tiled) = figure.rows.values()
     pages = np.reshape([page, fed, tiled], (3, 4, 28, 4, 28)).swapaxes(2, 3)
     digits, noisy_digits, tiles = pages.reshape(3, 16, 28, 28)
-    close(digits, run.test[:16])
-    close(noisy_digits, noisy(run, run.test)[:16])
-    close(tiles, rebuild(run.space.model, noisy_digits))
-    uncropped = keras.Sequential([layer for layer in run.space.model.layers[1:] if layer.name != 'crop'])
+    close(digits, conv.test[:16])
+    close(noisy_digits, noisy(conv, conv.test)[:16])
+    close(tiles, rebuild(conv.space.model, noisy_digits))
+    uncropped = keras.Sequential([layer for layer in conv.space.model.layers[1:] if layer.name != 'crop'])
     close(whole, tf.sigmoid(uncropped(fed[np.newaxis, ..., np.newaxis])))
     squares = np.mean((page - np.array([whole, tiled]))**2, axis=(1, 2))
     close(re.findall(r'[\d.]+(?= dB in)', figure.title), -10 * np.log10(squares), 0.01)
 
 
-@CONV
-def test_noise_without_a_digit_is_noise_alone_and_labels_say_how_bright_the_results_are(run):
-    rows = drawn(run, 'nothing').rows
-    close(rows.pop('noise alone'), (nothing := noisy(run, np.zeros((100, 28, 28))))[:10])
-    for row, name in zip(rows, run.space.networks, strict=True):
-        bright = np.mean([image.max() for image in rebuild(run.networks[name], nothing)])
+def test_noise_without_a_digit_is_noise_alone_and_labels_say_how_bright_the_results_are(conv):
+    rows = drawn(conv, 'nothing').rows
+    close(rows.pop('noise alone'), (nothing := noisy(conv, np.zeros((100, 28, 28))))[:10])
+    for row, name in zip(rows, conv.space.networks, strict=True):
+        bright = np.mean([image.max() for image in rebuild(conv.networks[name], nothing)])
         assert row.split(',\n')[0] == name
         close(float(row.split(',\n')[1]), bright, 0.006)
 
 
-@CONV
-def test_the_saved_network_is_the_one_that_was_trained_and_needs_no_notebook(run):
-    assert printed(run.cells['save']) == f'kept.keras holds {CONVOLUTIONAL:,} weights\n'
-    saved, images = keras.models.load_model(run.folder / 'kept.keras'), noisy(run, run.test[:3])
-    close(rebuild(saved, images), rebuild(run.space.model, images), 1e-6)    # plain Keras has loaded it
+def test_the_saved_network_is_the_one_that_was_trained_and_needs_no_notebook(conv):
+    assert printed(conv.cells['save']) == f'kept.keras holds {CONVOLUTIONAL:,} weights\n'
+    saved, images = keras.models.load_model(conv.folder / 'kept.keras'), noisy(conv, conv.test[:3])
+    close(rebuild(saved, images), rebuild(conv.space.model, images), 1e-6)    # plain Keras has loaded it
