@@ -3,10 +3,17 @@
     .venv/bin/python benchmarks/claims.py                  all of it, some five hours on two cores
     .venv/bin/python benchmarks/claims.py 'dense 32'       some networks
     .venv/bin/python benchmarks/claims.py --tables         train nothing, only renew tables and figure
+    .venv/bin/python benchmarks/claims.py --like ../before
+                                                           keep the runs of cells that train as those in a folder did
 
 The notebooks' own cells are run on the full MNIST. Writes benchmarks/claims.json after each seed and goes on where it
 stopped: what is recorded for today's cells is not trained again. The seconds of an epoch count only when nothing else
 kept the machine busy. Renews the tables in benchmarks/README.md, and benchmarks/claims.png.
+
+A cell may change and train as before, as when a variable gets another name. --like names a folder with the project as
+it was when the runs were recorded (git worktree add ../before COMMIT). Each network whose cells have changed is trained
+on the sample for two epochs there and here, a minute or less; where all losses and measures are the same, its runs are
+kept.
 """
 import argparse
 import ast
@@ -16,6 +23,8 @@ import importlib.metadata
 import json
 import multiprocessing
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -111,7 +120,8 @@ class Network:
             before = cells[name]
             cells[name] = before.replace(old, new) if isinstance(old, str) else old.sub(new, before)
             if cells[name] == before:
-                raise ValueError(f'{self.notebook} has no cell that this network of the study could change')
+                raise ValueError(f'claims.py looks in the cell {name} of {self.notebook} for this, to put something '
+                                 f'else in its place, and does not find it: {getattr(old, "pattern", old)}')
         return {name: cells[name] for name in sorted(cells, key=lambda each: each in TRAINING)}
 
     def digest(self):
@@ -193,6 +203,10 @@ def train(name, seed, folder):
             class Watch(space['keras'].callbacks.History):
                 """Takes the place of what shows how far the training is: records, measures, and counts seconds."""
 
+                def __init__(self):
+                    super().__init__()
+                    self.history = {'loss': []}    # where ConvDAE looks how many epochs there were
+
                 def on_epoch_begin(self, epoch, logs=None):
                     self.start = clocks()
 
@@ -223,6 +237,32 @@ def train(name, seed, folder):
     about = {'weights': trained.count_params(),
              'highest frequencies of clean images': round(float(highest_frequencies(space['test_images'])), 4)}
     return about, run
+
+
+def train_short(name, project):
+    """Return the digest of a network in a folder of the project, and what two epochs on the sample give there."""
+    code = f'''import claims, json
+network = claims.STUDY[{name!r}]
+digest, network.seeds = network.digest(), {{0: 2}}
+about, run = claims.train({name!r}, 0, {str(ROOT / 'MNIST_data' / 'sample')!r})
+print(json.dumps([digest, {{**about, **run, 'seconds': None}}]))'''
+    done = subprocess.run([sys.executable, '-c', code], cwd=Path(project, 'benchmarks'), check=True,
+                          stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def keep_alike(record, names, before):
+    """Give the runs of networks that train as in the folder `before` the digest of today's cells."""
+    for name in names:
+        if name in record and record[name]['cells'] != STUDY[name].digest():
+            (old, expected), (new, found) = (train_short(name, project) for project in (before, ROOT))
+            if old != record[name]['cells']:
+                print(f'{name}: the runs are of other cells than those in {before}')
+            elif found != expected:
+                print(f'{name}: trains otherwise than in {before}')
+            else:
+                record[name]['cells'] = new
+                print(f'{name}: trains as before')
 
 
 def recorded(network, seed, epochs):
@@ -327,11 +367,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('names', nargs='*', metavar='network', help=f'default: all, {", ".join(STUDY)}')
     parser.add_argument('--tables', action='store_true', help='train nothing')
+    parser.add_argument('--like', type=Path, metavar='folder', help='keep the runs of cells that train as those there')
     parser.add_argument('--data', type=Path, default=ROOT / 'MNIST_data', help='folder of the MNIST archives')
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(STUDY):
         parser.error(f'there is no network {", ".join(sorted(unknown))}: choose from {", ".join(STUDY)}')
     record = json.loads(RECORD.read_text())
+    if arguments.like:
+        keep_alike(record, arguments.names or [*record], arguments.like)
+        write(RECORD, record)
+        return
     names = [] if arguments.tables else arguments.names or [*STUDY]
     if names and (missing := [file for file in (TRAIN, TEST) if not (arguments.data / file).exists()]):
         parser.error(f'no {" and no ".join(missing)} in {arguments.data}: run a notebook or name a folder with --data')

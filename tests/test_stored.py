@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import claims
 import compare
@@ -113,16 +114,22 @@ def test_study_is_of_todays_cells():
     assert [name for name in old | now if old.get(name) != now.get(name)] == [], 'claims.py trains these, or drop them'
 
 
+@pytest.mark.parametrize('there, kept', [(('old', 1), True), (('old', 2), False), (('other', 1), False)])
+def test_runs_are_kept_only_where_cells_train_as_those_of_the_runs(there, kept):
+    record = {'BasicAE': {'cells': 'old'}}
+    with mock.patch.object(claims, 'train_short', side_effect=[there, ('new', 1)]):
+        claims.keep_alike(record, ['BasicAE', 'plain chain'], ROOT)
+    assert (record['BasicAE']['cells'] == 'new') == kept
+
+
 def test_benchmarks_train_and_measure():
-    said = python('-c', f'''import claims, compare, json
-claims.STUDY['short'] = claims.Network('EasyDAE', {{3: 2}})
-print(json.dumps(claims.train('short', 3, {str(SAMPLE)!r})))
+    for network in ('convolutional', 'EasyDAE, squared error'):
+        _, run = claims.train_short(network, ROOT)
+        assert run['losses'][0] > run['losses'][1] and run['measures']['2']['psnr'] > run['measures']['1']['psnr'] > 9
+    said = python('-c', f'''import compare
 compare.SIDES["BasicAE"], compare.EPOCHS["BasicAE"] = ["notebook", compare.GRAPH], 1
 compare.QUIET = 1    # whatever else is at work
 print("record", compare.compare("BasicAE", compare.Path({str(SAMPLE)!r}), 1))''', folder=ROOT / 'benchmarks')
-    _, run = json.loads(re.search(r'^\[.*\]$', said, re.MULTILINE)[0])
-    assert run['losses'][0] > run['losses'][1] > 0
-    assert run['measures']['2']['psnr'] > run['measures']['1']['psnr'] > 9
     assert re.search(r"(?m)^record .*'images': 4000(.*'ms per step': \[){2}", said)
 
 
@@ -137,7 +144,7 @@ print('versions')""",
 model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])"""}
 
 
-def small(folder, cells):
+def small(folder, cells, head=''):
     """Write a notebook of small cells, with outputs of another run, and the tools beside it; return what runs them.
 
     It is as Colab leaves one: without the ids of cells and the language, and with the name of another kernel.
@@ -147,8 +154,9 @@ def small(folder, cells):
              for key, source in cells.items()]
     for cell in cells:
         del cell['id']
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, nbformat_minor=4, metadata={
-        'digits': '', 'kernelspec': {'name': 'mine', 'display_name': 'mine'}}), folder / 'BasicAE.ipynb')
+    notebook = nbformat.v4.new_notebook(cells=cells, nbformat_minor=4, metadata={
+        'digits': '', 'kernelspec': {'name': 'mine', 'display_name': 'mine'}})
+    (folder / 'BasicAE.ipynb').write_text(head + nbformat.writes(notebook))
     shutil.copytree(ROOT / 'tools', folder / 'tools')
     before = {path: path.read_bytes() for path in folder.rglob('*.*')}
 
@@ -175,10 +183,14 @@ def test_only_a_whole_run_like_the_original_is_stored(options, as_original, last
     if message == 'Done':
         display, versions = code_cells(stored)['setup'].outputs
         assert (display.data['image/png'], versions.text) == ('BBBB', 'versions\n')
+    if not options:    # who takes it for a stored run is stopped
+        (tmp_path / 'build' / 'BasicAE.ipynb').replace(tmp_path / 'BasicAE.ipynb')
+        assert 'of the original, of which a page is made' in run('--pages', status=1)[0]
 
 
-@pytest.mark.parametrize('cells, message', [
-    ({'setup': ''}, 'lost the tags'), ({**SMALL, 'curve': CURVE % True}, 'holds no run of its code')])
-def test_a_notebook_that_another_editor_has_saved_is_refused_before_anything_is_written(cells, message, tmp_path):
-    said, changed = small(tmp_path, cells)('--pages', status=1)
+@pytest.mark.parametrize('cells, head, message', [
+    ({'setup': ''}, '', 'lost the tags'), ({**SMALL, 'curve': CURVE % True}, '', 'holds no run of its code'),
+    (SMALL, '<<<<<<< HEAD\n', 'cannot be read')])
+def test_a_notebook_that_another_program_has_saved_is_refused_and_nothing_written(cells, head, message, tmp_path):
+    said, changed = small(tmp_path, cells, head)('--pages', status=1)
     assert message in said and changed == []

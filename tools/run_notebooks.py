@@ -43,9 +43,13 @@ class Runner(NotebookClient):
 
 
 def read(name):
-    """Return a notebook of the project; end with one sentence when another program has saved it without its tags."""
-    notebook = nbformat.read(ROOT / f'{name}.ipynb', as_version=4)
-    if not {'setup', 'parameters', 'curve'} <= {*code_cells(notebook)}:
+    """Return a notebook of the project; end with one sentence when it is none, or was saved without its tags."""
+    try:
+        notebook = nbformat.read(ROOT / f'{name}.ipynb', as_version=4)
+        tags = {*code_cells(notebook)}
+    except Exception as error:
+        sys.exit(f'{name}.ipynb cannot be read ({error}): get the file anew. Nothing was written.')
+    if not {'setup', 'parameters', 'curve'} <= tags:
         sys.exit(f'{name}.ipynb has lost the tags of its cells (setup, parameters, ...), by which they are found: '
                  'get the file anew. Nothing was written.')
     return notebook
@@ -62,6 +66,11 @@ def code_digest(notebook):
     """Return the SHA-256 of all code cells: it tells whether stored outputs belong to today's cells."""
     sources = [cell.source for cell in notebook.cells if cell.cell_type == 'code']
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+
+
+def is_like_original(notebook):
+    """Return whether a run was one on MNIST with the settings of the original, as its own figure of losses says."""
+    return any(output.get('metadata', {}).get('as_original') for output in code_cells(notebook)['curve'].outputs)
 
 
 def run(name, notebook):
@@ -148,18 +157,19 @@ def main():
     notebooks = {name: read(name) for name in arguments.names or NOTEBOOKS}
     for name, notebook in notebooks.items():
         if arguments.pages and (notebook.metadata.get('executed_code_sha256') != code_digest(notebook)
-                                or not pictures(code_cells(notebook)['setup'])):
-            sys.exit(f'{name}.ipynb holds no run of its code, of which a page is made: run "make refresh". '
-                     'Nothing was written.')
+                                or not is_like_original(notebook)):
+            sys.exit(f'{name}.ipynb holds no run of its code with the data and settings of the original, of which a '
+                     'page is made: run "make refresh". Nothing was written.')
     for name, notebook in notebooks.items():
         problem = None if arguments.pages else run(name, notebook)
-        if arguments.in_place and not problem and not any(
-                output.get('metadata', {}).get('as_original') for output in code_cells(notebook)['curve'].outputs):
+        if arguments.in_place and not problem and not is_like_original(notebook):
             problem = 'Data or settings are not those of the original.'
         networks = ROOT / ('notebooks' if arguments.pages else 'build')
         try:
             page = page_of(name, notebook, networks)
         except ValueError as error:    # a layer that the live figure does not know
+            if arguments.pages:
+                sys.exit(f'{error} The page of {name} stays as it was.')
             problem, page = problem or str(error), page_of(name, notebook, None)
         stored = (arguments.in_place or arguments.pages) and not problem
         pages = ROOT / ('notebooks' if stored else 'build')
