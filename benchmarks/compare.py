@@ -83,6 +83,9 @@ def training_cells(name, **parameters):
 class Bare(ast.NodeTransformer):
     """Leaves out of code what no training depends on: docstrings, what is printed, and callbacks, which only watch."""
 
+    def visit_Assign(self, node):
+        return None if ast.unparse(node).startswith('history.') else self.generic_visit(node)
+
     def visit_Expr(self, node):
         only_said = isinstance(node.value, ast.Constant) or ast.unparse(node).startswith('print(')
         return None if only_said else self.generic_visit(node)
@@ -98,7 +101,7 @@ class OnlyTraining(Bare):
         return None if node.name.startswith(('plot', 'measure')) else self.generic_visit(node)
 
     def visit_Assign(self, node):
-        text, others = ast.unparse(node), ('limits =', 'as_original =')
+        text, others = ast.unparse(node), ('history.', 'limits =', 'as_original =')
         return None if text.startswith(others) or 'keras.callbacks' in text else node
 
     def visit_ClassDef(self, node):

@@ -1,7 +1,8 @@
-"""Every number in the texts is what its source holds, and what is said of two of them is so.
+"""Every number in the texts is what its source holds, and comparisons that the texts make hold in the sources.
 
 A source is what a cell of a stored run showed, a part of the record of benchmarks/claims.py or of compare.py. A
 reworded sentence needs no change here; another number does, in SOURCES, and a new comparison an entry in COMPARISONS.
+Sentences are not understood: that one says what COMPARISONS holds, and no more, is for you to read.
 """
 import json
 import re
@@ -71,32 +72,30 @@ def speed(name, side):
 # settings, years, and numbers that count what is there to see.
 SOURCES = {
     'BasicAE.ipynb': {
-        'given': '0 1 2 4 6 8 9 10 14 28 32 64 128 255 256 784 2017 50,240 0.01', 'holds': '10 26 41 43',
-        'train': '0.0733', 'results': '0.0728 0.0581 0.2625', 'original': '0.0950',
+        'given': '0 1 2 4 6 8 9 10 14 28 32 64 128 255 256 784 2017 50,240 0.01', 'train': '0.0733',
+        'holds': '10 14 26 41 43', 'results': '0.0728 0.0581 0.2625', 'original': '0.0950',
         'dead units': '26 33 0.0886 0.0958'},
     'EasyDAE.ipynb': {
         'given': '0 1 2 3 4 5 8 16 32 64 2017 0.001 0.999 0.5 1.0 1.5', 'train': '0.1278', 'original': '0.1269',
         'dense 32 after 30': '0.1239 0.1289 17.12 17.47', 'EasyDAE, squared error after 30': '17.12 17.42',
         'average_table': '1.8 148.4', 'table': '16.72 17.19 17.73'},
     'ConvDAE.ipynb': {
-        'given': '0 0.5 1 2 3 4 5 6 7 8 9 16 20 28 30 32 64 76 100 150 512 2008 2016 2017',
-        'train': '0.1019', 'original': '0.0996', 'convolutional after 10': '0.0989 0.1015 19.49 19.80',
-        'convolutional after 30': '20.14 20.19', 'dense 76 after 10': '18.24 18.37', 'table': '121,281',
-        'dense 512 after 10': '19.30 19.34', 'dense 512 after 30': '19.76 19.82', 'dense 512 after 150': '20.09 20.11',
-        'dense 512 with a bypass after 10': '19.43 19.45', 'skip connections after 3': '19.89 20.06',
-        'skip connections after 5': '20.27 20.39', 'skip connections after 10': '20.61 20.74',
-        'plain chain after 3': '19.85 19.96', 'noisy targets, undone after 10': '19.26 19.32', 'page': '15.75 19.33',
-        'compare': '17.0 18.4 19.3', 'clipped noise': '0.195 0.805'},
+        'given': '0 0.5 1 2 3 4 5 6 7 8 16 20 28 30 32 64 76 100 150 512 2008 2016 2017', 'train': '0.1015',
+        'original': '0.0996', 'convolutional after 10': '0.0989 0.1015 19.49 19.80', 'table': '121,281',
+        'convolutional after 30': '20.14 20.19', 'dense 76 after 10': '18.24 18.37', 'clipped noise': '0.195 0.805',
+        'dense 512 after 10': '19.30 19.34', 'dense 512 after 30': '19.76 19.82',
+        'dense 512 after 150': '20.09 20.11', 'dense 512 with a bypass after 10': '19.43 19.45',
+        'skip connections after 3': '19.89 20.06', 'skip connections after 5': '20.27 20.39',
+        'skip connections after 10': '20.61 20.74', 'compare': '17.0 18.4 19.3', 'plain chain after 3': '19.85 19.96',
+        'noisy targets, undone after 10': '19.26 19.32', 'page': '15.56 19.32'},
     'README.md': {
         'given': '0 0.5 1 2.16 3.0 3.3 3.11 3.12 3.13 3.14 4 10 19 28 32 64 76 100 150 512 784 2017 5,000',
-        'BasicAE results': '24.96', 'BasicAE train': '24.3', 'EasyDAE train': '27.1',
-        'ConvDAE table': '9.38 19.46 2186', 'speed plain': '1.80', 'speed original': '1.72',
-        'speed as it comes': '2.57', 'speed rewritten': '1.22', 'speed EasyDAE': '1.34',
-        'EasyDAE table': '9.38 17.19 17.73', 'EasyDAE average_table': '17.14 17.23',
+        'BasicAE results': '24.96', 'BasicAE train': '7.52', 'EasyDAE train': '10.1', 'speed as it comes': '2.41',
+        'ConvDAE table': '9.38 19.49 298', 'speed plain': '1.81', 'speed original': '1.46', 'speed rewritten': '1.18',
+        'speed EasyDAE': '1.17 1.34', 'EasyDAE table': '9.38 17.19 17.73', 'EasyDAE average_table': '17.14 17.23',
         'skip connections after 3': '19.89 20.06', 'skip connections after 5': '20.27 20.39',
         'skip connections after 10': '20.61 20.74', 'convolutional after 10': '19.49 19.80',
-        'dense 512 after 10': '19.30 19.34', 'dense 76 after 10': '18.24 18.37', 'dense 512 after 150': '20.09 20.11'},
-}
+        'dense 512 after 10': '19.30 19.34', 'dense 76 after 10': '18.24 18.37', 'dense 512 after 150': '20.09 20.11'}}
 
 
 COMPARISONS = {    # what the texts say of two numbers, or of all seeds
@@ -114,7 +113,7 @@ COMPARISONS = {    # what the texts say of two numbers, or of all seeds
     'EasyDAE: ConvDAE shows its averages': lambda: (
         f'{[row["average (dB)"] for row in rows("EasyDAE", "average_table").values()]})    # EasyDAE'
         in read_cells('ConvDAE')['noise_curve']),
-    'README: PyTorch at its best is level with BasicAE, and with EasyDAE on one processor': lambda: (
+    'README: PyTorch at its best is level with BasicAE, and with EasyDAE on one of three processors': lambda: (
         speed('BasicAE', FUSED) == 'level' and speed('EasyDAE', f'{SINGLE}, batches ahead').startswith('level ')),
     'ConvDAE: dense 512 has the lower loss until the third to sixth epoch': lambda: (
         [sum(loss > other for loss, other in zip(*(RECORD[name]['runs'][seed]['losses'][:10]
@@ -126,8 +125,8 @@ COMPARISONS = {    # what the texts say of two numbers, or of all seeds
     'ConvDAE: skip connections are ahead of all others, after fewer epochs, in all three': lambda: all(
         better('ConvDAE', SKIP, other) == {*BETTER} for other in (CONV, 'dense 32', 'dense 76', 'dense 512'))
         and [rows('ConvDAE')[network]['epochs'] for network in (SKIP, CONV)] == [3, 10],
-    'ConvDAE: five epochs of skip connections take about as long as 150 of dense 512, and pass it': lambda: (
-        0.9 < 5 * claims.stored_paces()[SKIP] / (150 * claims.stored_paces()['dense 512']) < 1.1
+    'ConvDAE: five epochs of skip connections take less time than 150 of dense 512, and pass it': lambda: (
+        5 * claims.stored_paces()[SKIP] < 150 * claims.stored_paces()['dense 512']
         and ahead(after(5, SKIP), after(150, 'dense 512'))),
     'ConvDAE: transposed convolutions are not told apart': lambda: (
         not ahead(after(10, CONV), after(10, 'transposed convolutions'))),

@@ -5,6 +5,7 @@ import itertools
 import re
 import shutil
 import socket
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -86,10 +87,12 @@ def test_mnist_is_fetched_whole_into_the_usual_folder_and_read_there_ever_after(
     assert load('MNIST_data') == said.splitlines(keepends=True)[-1]
 
 
-@pytest.mark.parametrize('kind', ['half', 'web page', 'silent'])
-def test_from_a_mirror_that_fails_nothing_is_kept_and_the_sample_is_used(kind, load, tmp_path):
+@pytest.mark.parametrize('kind', ['half', 'web page', 'silent', 'stopped'])
+def test_where_a_download_fails_or_is_stopped_nothing_is_kept_but_the_sample_used(kind, load, tmp_path, monkeypatch):
     mirror = shutil.copytree(SAMPLE, tmp_path / 'mirror')
     (mirror / TEST).write_bytes(b'<!DOCTYPE html>') if kind == 'web page' else (mirror / TEST).unlink()
+    if kind == 'stopped':    # as by the button of Jupyter
+        monkeypatch.setattr('keras.utils.get_file', mock.Mock(side_effect=KeyboardInterrupt))
     before = contents(tmp_path / 'MNIST_data')
     with socket.create_server(('127.0.0.1', 0)) as silent:
         address = f'http://127.0.0.1:{silent.getsockname()[1]}/' if kind == 'silent' else mirror.as_uri() + '/'

@@ -86,3 +86,16 @@ def test_a_dense_training_that_is_stopped_is_gone_on_with_and_ends_once(tmp_path
     for _ in range(2):
         easy.run('train', 'denoise')
         assert len(easy.space.losses) == 3
+    begun = easy.space.losses
+    for cell in ('model', 'compile', 'train'):    # a fresh start, without what is folded
+        easy.run(cell)
+    assert len(easy.space.losses) == 3 and easy.space.losses[0] > begun[-1]
+
+
+def test_sizes_that_are_stopped_are_drawn_so_far(tmp_path):
+    basic = Reader('BasicAE', tmp_path, epochs=1, size_epochs=2)
+    basic.run('train', 'strange')
+    with pytest.raises(KeyboardInterrupt):
+        basic.run('sizes', stop_in=('BasicAE', 1))
+    basic.run('size_curve')
+    assert figures(basic.cells['size_curve'])[0]['curves']['BasicAE'].shape == (2, 0)
