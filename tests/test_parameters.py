@@ -109,7 +109,7 @@ KINDS = {    # a picture, and the least correlation with what it should come out
     'red on blue.png': (draw(ink=(205, 40, 45), paper=(60, 95, 150)), 0.9),
     'faint, with dots.png': (draw(ink=(190, 190, 190), dots=[(80, 100), (80, 700)]), 0.9),
     '16 bits.png': (Image.fromarray(np.array(draw().convert('L'), 'uint16') * 250), 0.9),
-    'thin and large.jpg': (draw(size=(1500, 2000), width=8), 0.6),
+    'thin and large.jpg': (draw(size=(1500, 2000), width=8), 0.8),
 }
 
 
